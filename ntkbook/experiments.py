@@ -1,0 +1,234 @@
+"""The plan of every table and figure that needs paper-scale runs, and what runs one of them.
+
+A table is a tuple of configurations; running one gives a :class:`~ntkbook.records.Record`. What is already in the
+store is not run again, so an interrupted run goes on where it stopped.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntkbook.baselines import BASELINES
+from ntkbook.configuration import Configuration
+from ntkbook.images import SET9, add_noise, centre, constant_image, load, psnr, to_image, to_matrix, uncentre
+from ntkbook.kernels import PatchKernel
+from ntkbook.lanczos import lanczos
+from ntkbook.nystrom import nystrom_filter, select_columns
+from ntkbook.records import Levels, Record, provenance
+from ntkbook.results import Store
+from ntkbook.stopping import PROBE, iteration_grid, monte_carlo_sure, psnr_curve
+
+RUN_MEMORY = 6 * 2**30  # bytes of columns a run may keep; more are computed again
+LARGEST_ITERATION = 100_000
+PER_DECADE = 16
+PATCH = {"patch_size": 11, "padding": "reflect"}
+
+
+def nystrom(image: str, noise_seed: int, sigma: float = 25, input: str = "image", **settings: object) -> Configuration:
+    """The configuration of one Nystrom run of the vanilla network's filter; ``columns`` may be a share such as 0.02."""
+    chosen = {"columns": 1000, "selection": "uniform", "column_seed": 0, "largest_iteration": LARGEST_ITERATION}
+    if input == "noise":
+        chosen["input_seed"] = 1000 + noise_seed
+    return Configuration("nystrom", image, noise_seed, sigma, "vanilla", input, "float32", PATCH | chosen | settings)
+
+
+def _with_sure(configuration: Configuration) -> Configuration:
+    return replace(configuration, settings=dict(configuration.settings) | {"sure_probe": PROBE, "sure_seed": 0})
+
+
+def _table1() -> Iterator[Configuration]:
+    for seed in range(3):
+        yield from (_with_sure(nystrom(image, seed)) for image in SET9)
+        yield from (nystrom(image, seed, input="noise") for image in SET9)
+    yield from (nystrom(image, 0, columns=0.02) for image in SET9)
+
+
+def _table4() -> Iterator[Configuration]:
+    yield from (nystrom(image, seed, sigma) for seed in range(3) for sigma in (5, 100) for image in SET9)
+
+
+def _baselines() -> Iterator[Configuration]:
+    for name in BASELINES:
+        for seed in range(3):
+            for image in SET9:
+                yield Configuration("baseline", image, seed, 25, None, None, "float64", {"denoiser": name})
+
+
+def _columns() -> Iterator[Configuration]:
+    for selection in ("uniform", "grid", "residual"):
+        for count in (150, 300, 700, 1000):
+            for seed in range(1 if selection == "grid" else 3):
+                for image in ("house", "f16", "baboon"):
+                    yield nystrom(image, 0, columns=count, selection=selection, column_seed=seed)
+
+
+def _exact() -> Iterator[Configuration]:
+    settings = PATCH | {"lanczos_steps": 64, "largest_iteration": 2000}
+    yield Configuration("exact", "house", 0, 25, "vanilla", "image", "float32", settings)
+
+
+TABLES: Mapping[str, tuple[Configuration, ...]] = {
+    "table1": tuple(_table1()),
+    "table4": tuple(_table4()),
+    "table5": tuple(_table1()),
+    "baselines": tuple(_baselines()),
+    "columns": tuple(_columns()),
+    "exact": tuple(_exact()),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One denoising problem: clean and noisy image, shape (channels, height, width), and the two reference rows."""
+
+    clean: Tensor
+    noisy: Tensor
+    levels: Levels
+
+
+def problem(configuration: Configuration, device: torch.device) -> Problem:
+    """The clean and noisy image of a configuration, in its precision, on the device."""
+    clean = load(configuration.image, getattr(torch, configuration.precision)).to(device)
+    noisy = add_noise(clean, configuration.sigma, configuration.noise_seed)
+    levels = Levels(noisy_psnr=psnr(noisy, clean), constant_psnr=psnr(constant_image(clean), clean))
+    return Problem(clean, noisy, levels)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run measured: PSNR in dB by iteration, and further numbers by name."""
+
+    curve: Mapping[float, float]
+    numbers: Mapping[str, float]
+
+
+def _run_nystrom(configuration: Configuration, given: Problem) -> Outcome:
+    settings = configuration.settings
+    noisy = centre(given.noisy)
+    pixels = noisy.shape[1] * noisy.shape[2]
+    count = settings["columns"] if settings["columns"] >= 1 else round(settings["columns"] * pixels)
+    times = iteration_grid(settings["largest_iteration"], PER_DECADE)
+    source = noisy if configuration.input == "image" else _noise_input(noisy, settings["input_seed"])
+    kernel = PatchKernel(source, settings["patch_size"], padding=settings["padding"])
+    chosen = select_columns(kernel, count, settings["selection"], settings["column_seed"])
+
+    def build(image: Tensor):
+        kernel = PatchKernel(image, settings["patch_size"], padding=settings["padding"])
+        return nystrom_filter(kernel, kernel.patches_at(chosen), RUN_MEMORY)
+
+    numbers: dict[str, float] = {"columns_used": len(chosen)}
+    if "sure_seed" in settings:
+        std = configuration.sigma / 255
+        sure, filter_ = monte_carlo_sure(lambda x: build(x).scaled(), noisy, std, times, settings["sure_seed"])
+        curve = psnr_curve(filter_, to_matrix(noisy), given.clean, times)
+        numbers |= {"sure_iteration": sure.best, "sure_psnr": curve[sure.best]}
+    else:
+        unscaled = build(source)
+        numbers["trace_left_out"] = 1 - (unscaled.eigenvalues.sum() / kernel.diagonal().double().sum()).item()
+        filter_ = unscaled.scaled()
+        curve = psnr_curve(filter_, to_matrix(noisy), given.clean, times)
+    numbers["degrees_of_freedom"] = filter_.degrees_of_freedom(max(curve, key=curve.get))
+    return Outcome(curve, numbers)
+
+
+def _noise_input(like: Tensor, seed: int) -> Tensor:
+    """A network input of independent N(0, 1) pixels (Section 3.1), drawn on the CPU."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(like.shape))).to(like)
+
+
+def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
+    settings = configuration.settings
+    noisy = centre(given.noisy)
+    height, width = noisy.shape[1:]
+    kernel = PatchKernel(noisy, settings["patch_size"], padding=settings["padding"])
+    started = time.monotonic()
+
+    def report(steps: int) -> None:
+        print(f"  product {steps} of {settings['lanczos_steps']}, {time.monotonic() - started:.0f} s", flush=True)
+
+    krylov = lanczos(lambda vectors: kernel @ vectors, to_matrix(noisy), settings["lanczos_steps"], report)
+    fewer = krylov.truncated(settings["lanczos_steps"] * 3 // 4)
+    curve, shorter = {}, {}
+    for t in iteration_grid(settings["largest_iteration"], PER_DECADE):
+        curve[t] = psnr(uncentre(to_image(krylov.apply(t), height, width)), given.clean)
+        shorter[t] = psnr(uncentre(to_image(fewer.apply(t), height, width)), given.clean)
+    best = max(curve, key=curve.get)
+    return Outcome(curve, {"change_from_last_quarter_of_steps_db": abs(curve[best] - shorter[best])})
+
+
+def _run_baseline(configuration: Configuration, given: Problem) -> Outcome:
+    estimate = BASELINES[configuration.settings["denoiser"]](given.noisy, configuration.sigma / 255)
+    return Outcome({0: psnr(estimate, given.clean)}, {})
+
+
+METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
+    "nystrom": _run_nystrom,
+    "exact": _run_exact,
+    "baseline": _run_baseline,
+}
+
+
+def run(configuration: Configuration, device: torch.device) -> Record:
+    """Run one configuration.
+
+    Args:
+        configuration: what to run; its method must be one of :data:`METHODS`.
+        device: where.
+
+    Returns:
+        The record, with its provenance.
+
+    Raises:
+        ValueError: the method is not known.
+    """
+    if configuration.method not in METHODS:
+        raise ValueError(f"Unknown method {configuration.method!r}; accepted are {', '.join(METHODS)}.")
+    given = problem(configuration, device)
+    started = time.perf_counter()
+    outcome = METHODS[configuration.method](configuration, given)
+    seconds = time.perf_counter() - started
+    best = max(outcome.curve, key=outcome.curve.get)
+    return Record(
+        configuration=configuration,
+        best_psnr=outcome.curve[best],
+        best_iteration=best,
+        curve=outcome.curve,
+        levels=given.levels,
+        seconds=seconds,
+        provenance=provenance(device),
+        outcome=outcome.numbers,
+    )
+
+
+def run_missing(
+    configurations: Iterable[Configuration], store: Store, device: torch.device, budget: float = float("inf")
+) -> Iterator[tuple[Configuration, Record]]:
+    """Run what the store does not hold yet, one after the other, and put each record into it when it is done.
+
+    Args:
+        configurations: what to run, in order.
+        store: where records are looked up and added.
+        device: where to run.
+        budget: seconds after which no further run is started.
+
+    Yields:
+        Each configuration that was run, with its record.
+    """
+    started = time.monotonic()
+    for configuration in configurations:
+        if time.monotonic() - started >= budget:
+            return
+        if store.get(configuration) is None:
+            record = run(configuration, device)
+            store.add(record)
+            yield configuration, record
+
+
+def coverage(store: Store) -> dict[str, tuple[int, int]]:
+    """For each table: how many of its records are there, and how many it plans."""
+    held = {record.configuration.key for record in store}
+    return {name: (sum(c.key in held for c in plan), len(plan)) for name, plan in TABLES.items()}

@@ -1,0 +1,274 @@
+"""Images as tensors: noise, PSNR, patches, and the two ways of laying out pixels.
+
+An image is a floating-point tensor of shape (channels, height, width). A clean image lies in [0, 1]; a noisy
+one may leave that range, because noise is never clipped. The pixels as a matrix have shape (pixels,
+channels), row after row.
+
+Reading and writing files lives in :mod:`ntkbook.image_files`, the test photographs in
+:mod:`ntkbook.photographs`; their public names can be used from here too.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntkbook.image_files import check_image, read, save
+from ntkbook.photographs import SET9, Photograph, available, load, photograph
+
+__all__ = [
+    "PADDINGS",
+    "SET9",
+    "Photograph",
+    "add_noise",
+    "available",
+    "centre",
+    "check_image",
+    "constant_image",
+    "load",
+    "patches",
+    "photograph",
+    "psnr",
+    "read",
+    "save",
+    "to_image",
+    "to_matrix",
+    "uncentre",
+]
+
+PADDINGS = ("reflect", "zeros", "circular")
+
+
+def add_noise(image: Tensor, sigma: float, seed: int) -> Tensor:
+    """Add white Gaussian noise that is the same on every device.
+
+    The noise is ``numpy.random.default_rng(seed).standard_normal((channels, height, width))`` times
+    ``sigma / 255``, drawn on the CPU in float64 and then cast to the image's dtype and device. The sum is not
+    clipped.
+
+    Args:
+        image: Tensor (channels, height, width), usually in [0, 1].
+        sigma: Standard deviation of the noise on the 8-bit scale (25 is the paper's usual choice), at least
+            0.
+        seed: Non-negative integer.
+
+    Returns:
+        The noisy image, of the shape, dtype and device of ``image``.
+
+    Raises:
+        ValueError: If sigma is negative or not finite, if the seed is negative, or if the image is not one.
+        TypeError: If the image is not a tensor or the seed is not an integer.
+    """
+    check_image(image)
+    if not isinstance(sigma, numbers.Real) or not math.isfinite(sigma) or sigma < 0:
+        raise ValueError(f"sigma must be a finite number that is at least 0 (on the 8-bit scale), got {sigma!r}")
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    noise = np.random.default_rng(int(seed)).standard_normal(tuple(image.shape)) * (float(sigma) / 255)
+    return image + torch.from_numpy(noise).to(image.dtype).to(image.device)
+
+
+def psnr(estimate: Tensor, clean: Tensor) -> float:
+    """Peak signal-to-noise ratio in decibels, 10 log10(1 / MSE), for a peak of 1.
+
+    The estimate is clipped to [0, 1] first; the clean image is used as it is. Squares are averaged in
+    float64.
+
+    Args:
+        estimate: Tensor (channels, height, width).
+        clean: Tensor of the same shape; the ground truth.
+
+    Returns:
+        The PSNR in dB; ``inf`` when the clipped estimate equals the clean image.
+
+    Raises:
+        ValueError: If the shapes differ, or either image holds NaN or infinity.
+        TypeError: If either is not a tensor.
+    """
+    check_image(estimate, "the estimate")
+    check_image(clean, "the clean image")
+    if estimate.shape != clean.shape:
+        raise ValueError(f"the estimate has shape {tuple(estimate.shape)}, the clean image {tuple(clean.shape)}")
+    # Apple's GPUs have no float64.
+    device = torch.device("cpu") if estimate.device.type == "mps" else estimate.device
+    clipped = estimate.detach().to(device).double().clamp(0, 1)
+    error = (clipped - clean.detach().to(device).double()).square().mean().item()
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def constant_image(image: Tensor) -> Tensor:
+    """The image whose every pixel is the mean of its channel: the second reference row of each table.
+
+    Args:
+        image: Tensor (channels, height, width).
+
+    Returns:
+        A tensor of the same shape, dtype and device.
+
+    Raises:
+        ValueError: If the image is not one.
+        TypeError: If it is not a tensor.
+    """
+    check_image(image)
+    return image.mean(dim=(1, 2), keepdim=True).expand_as(image).clone()
+
+
+def centre(image: Tensor) -> Tensor:
+    """Shift an image from [0, 1] to [-0.5, 0.5] (the paper's Appendix I).
+
+    Args:
+        image: Tensor (channels, height, width).
+
+    Returns:
+        ``image - 0.5``.
+
+    Raises:
+        ValueError: If the image is not one.
+        TypeError: If it is not a tensor.
+    """
+    check_image(image)
+    return image - 0.5
+
+
+def uncentre(image: Tensor) -> Tensor:
+    """Undo :func:`centre`: shift from [-0.5, 0.5] back to [0, 1].
+
+    Args:
+        image: Tensor (channels, height, width).
+
+    Returns:
+        ``image + 0.5``.
+
+    Raises:
+        ValueError: If the image is not one.
+        TypeError: If it is not a tensor.
+    """
+    check_image(image)
+    return image + 0.5
+
+
+def to_matrix(image: Tensor) -> Tensor:
+    """The pixels as rows: (channels, height, width) becomes (height * width, channels), row-major.
+
+    Args:
+        image: Tensor (channels, height, width).
+
+    Returns:
+        A contiguous tensor (pixels, channels); pixel (row, column) is row ``row * width + column``.
+
+    Raises:
+        ValueError: If the image is not one.
+        TypeError: If it is not a tensor.
+    """
+    check_image(image)
+    return image.flatten(1).T.contiguous()
+
+
+def to_image(matrix: Tensor, height: int, width: int) -> Tensor:
+    """Undo :func:`to_matrix`.
+
+    Args:
+        matrix: Tensor (height * width, channels).
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Returns:
+        A contiguous tensor (channels, height, width).
+
+    Raises:
+        ValueError: If the matrix does not have height * width rows.
+        TypeError: If it is not a tensor.
+    """
+    if not isinstance(matrix, Tensor):
+        raise TypeError(f"the matrix must be a torch.Tensor, got {type(matrix).__name__}")
+    if matrix.ndim != 2 or matrix.shape[0] != height * width:
+        raise ValueError(
+            f"an image of {height} x {width} needs a matrix with {height * width} rows (pixels, channels), "
+            f"got shape {tuple(matrix.shape)}"
+        )
+    return matrix.T.reshape(matrix.shape[1], height, width).contiguous()
+
+
+def _padded_positions(start: int, stop: int, length: int, padding: str) -> tuple[Tensor, Tensor]:
+    """Which sample stands at positions start..stop-1 of a padded axis, and which positions lie outside it."""
+    positions = torch.arange(start, stop)
+    outside = (positions < 0) | (positions >= length)
+    if padding == "circular":
+        return positions % length, outside
+    if padding == "reflect":
+        # Mirror at the centre of the first and last sample, which are not repeated: -1 -> 1, length -> length
+        # - 2.
+        return (length - 1) - ((length - 1) - positions.abs()).abs(), outside
+    return positions.clamp(0, length - 1), outside
+
+
+def _row_range(rows: slice | tuple[int, int] | None, height: int) -> tuple[int, int]:
+    """Turn ``rows`` into (start, stop) with 0 <= start < stop <= height, or say what is wrong."""
+    if rows is None:
+        return 0, height
+    if isinstance(rows, slice):
+        if rows.step not in (None, 1):
+            raise ValueError(f"rows must be consecutive, got a slice with step {rows.step}")
+        start, stop = (0 if rows.start is None else rows.start), (height if rows.stop is None else rows.stop)
+    else:
+        start, stop = rows
+    if not 0 <= start < stop <= height:
+        raise ValueError(f"rows must satisfy 0 <= start < stop <= {height}, got start {start} and stop {stop}")
+    return int(start), int(stop)
+
+
+def patches(
+    image: Tensor,
+    size: int,
+    padding: str = "reflect",
+    rows: slice | tuple[int, int] | None = None,
+) -> Tensor:
+    """The square patch centred at each pixel, one per row: the input of a convolution written as a matrix.
+
+    The entries of a row are ordered channel first, then patch row, then patch column, as in
+    :func:`torch.nn.functional.unfold` and as in the flattened weight of :class:`torch.nn.Conv2d`.
+
+    Args:
+        image: Tensor (channels, height, width).
+        size: Side of the patch in pixels; odd, at most the image's smaller side.
+        padding: ``"reflect"`` (mirrored about the border pixels, which are not repeated), ``"zeros"`` or
+            ``"circular"``.
+        rows: Give only the patches of these image rows, as a slice or a pair (start, stop) with
+            0 <= start < stop <= height. Only their memory is used, so a large image can be streamed.
+
+    Returns:
+        Tensor (pixels, channels * size * size) with pixels = height * width, or (stop - start) * width with
+        ``rows``.
+
+    Raises:
+        ValueError: If size is even, smaller than 1 or larger than the image, if the padding or rows are not
+            as above, or if the image holds NaN or infinity.
+        TypeError: If the image is not a tensor or size is not an integer.
+    """
+    check_image(image)
+    channels, height, width = image.shape
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+        raise TypeError(f"the patch size must be an integer, got {size!r}")
+    size = int(size)
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"the patch size must be odd and at least 1, so that a patch has a centre; got {size}")
+    if size > min(height, width):
+        raise ValueError(f"a patch of {size} x {size} does not fit in an image of {height} x {width}")
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}")
+    start, stop = _row_range(rows, height)
+
+    half = size // 2
+    row_index, row_outside = _padded_positions(start - half, stop + half, height, padding)
+    column_index, column_outside = _padded_positions(-half, width + half, width, padding)
+    strip = image.index_select(1, row_index.to(image.device)).index_select(2, column_index.to(image.device))
+    if padding == "zeros":
+        strip = strip.masked_fill((row_outside[:, None] | column_outside).to(image.device), 0)
+    windows = strip.unfold(1, size, 1).unfold(2, size, 1)  # (channels, rows, width, size, size), a view
+    return windows.permute(1, 2, 0, 3, 4).reshape((stop - start) * width, channels * size * size)

@@ -1,0 +1,165 @@
+"""Patch kernels: one affinity between two patches, read as a pixels x pixels Gram matrix.
+
+The filter of an infinitely wide network with one hidden layer, and the filter of non-local means, share one
+form: entry ``(i, j)`` depends on the patches around pixels ``i`` and ``j`` only through their inner product and
+their norms. An *affinity* is that function; :class:`PatchKernel` applies it to an image by columns, by tiles, or
+as a whole, and never holds more than it was asked for.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ntkbook.images import check_image, patches
+
+Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+TILE_ENTRIES = 2**22  # kernel entries worked on at a time: 16 MB in float32, small enough to stay near the cores
+DENSE_LIMIT = 4 * 2**30  # bytes; a 128x128 image takes 1 GiB in float32 and 2 GiB in float64
+
+
+def relu_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor) -> Tensor:
+    r"""Affinity of the relu network with one hidden layer, in the limit of many channels.
+
+    :eq:`eq-ntk-16`: :math:`\frac{\|x_i\|\|x_j\|}{\pi}(\sin\varphi + (\pi - \varphi)\cos\varphi)`, the arc-cosine
+    kernel of order one. It is the covariance of the network's output at initialisation and the part of the
+    tangent kernel that belongs to the last layer.
+
+    Args:
+        gram: inner products of patches, any shape, such as (n, m).
+        norms_i: Euclidean norms of the first patches, broadcasting against ``gram``, such as (n, 1).
+        norms_j: Euclidean norms of the second patches, likewise, such as (m,).
+
+    Returns:
+        Affinities, the shape of ``gram``, between 0 and ``norms_i * norms_j``; exactly 0 where a patch is zero.
+    """
+    scale = norms_i * norms_j
+    tiny = torch.finfo(scale.dtype).tiny
+    cosine = (gram / scale.clamp_min(tiny)).clamp_(-1, 1)
+    angle = torch.acos(cosine)
+    sine = (1 - cosine * cosine).sqrt_()
+    return sine.add_((math.pi - angle).mul_(cosine)).mul_(scale).div_(math.pi)
+
+
+def nlm_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, bandwidth: float) -> Tensor:
+    r"""Affinity of non-local means, :eq:`eq-ntk-4`: :math:`\exp(-\|y_i - y_j\|^2 / \sigma^2)`.
+
+    Args:
+        gram: inner products of patches, any shape, such as (n, m).
+        norms_i: Euclidean norms of the first patches, broadcasting against ``gram``, such as (n, 1).
+        norms_j: Euclidean norms of the second patches, likewise, such as (m,).
+        bandwidth: the parameter :math:`\sigma` of (4), in the units of a patch's norm; positive.
+
+    Returns:
+        Affinities in [0, 1], the shape of ``gram``.
+
+    Raises:
+        ValueError: the bandwidth is not a positive number.
+    """
+    if not bandwidth > 0:
+        raise ValueError(f"The bandwidth of non-local means must be a positive number, not {bandwidth}.")
+    squared = norms_i**2 + norms_j**2 - 2 * gram
+    return squared.clamp_min_(0).div_(-(bandwidth**2)).exp_()
+
+
+@dataclass(frozen=True)
+class PatchKernel:
+    """The Gram matrix of an affinity on all patches of one image, computed on demand.
+
+    Args:
+        image: shape (channels, height, width); for the paper's kernel it is centred, in [-0.5, 0.5] (Appendix I).
+        size: side of the square patch, odd: the network's receptive field.
+        affinity: function of (inner products, norms, norms), such as :func:`relu_affinity`.
+        padding: ``"reflect"``, ``"zeros"`` or ``"circular"``, how patches go on past the border.
+
+    Raises:
+        ValueError: the image has non-finite pixels or is smaller than a patch, or the patch size is even.
+    """
+
+    image: Tensor
+    size: int = 11
+    affinity: Affinity = relu_affinity
+    padding: str = "reflect"
+
+    def __post_init__(self) -> None:
+        check_image(self.image)
+        patches(self.image, self.size, self.padding, rows=(0, 1))  # refuses a bad size or padding at the door
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels, the side of the Gram matrix."""
+        return self.image.shape[1] * self.image.shape[2]
+
+    def patches_at(self, pixels: Tensor) -> Tensor:
+        """Patches around the named pixels (row-major indices), shape (len(pixels), channels * size**2)."""
+        width = self.image.shape[2]
+        rows = torch.div(pixels, width, rounding_mode="floor")
+        found = self.image.new_empty(len(pixels), self.image.shape[0] * self.size**2)
+        for row in rows.unique().tolist():
+            here = rows == row
+            found[here] = patches(self.image, self.size, self.padding, rows=(row, row + 1))[pixels[here] % width]
+        return found
+
+    def blocks(self, pixels_per_block: int) -> Iterator[tuple[slice, Tensor]]:
+        """All patches in order, by whole image rows: pairs of (slice of pixels, patches)."""
+        _, height, width = self.image.shape
+        step = max(1, pixels_per_block // width)
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            block = patches(self.image, self.size, self.padding, rows=(top, bottom))
+            yield slice(top * width, bottom * width), block
+
+    def against(self, landmarks: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The columns that belong to landmark patches, block of rows by block of rows.
+
+        Args:
+            landmarks: patches, shape (m, channels * size**2); pixels of the image or any other patches.
+
+        Yields:
+            Pairs of (slice of pixels, affinities of shape (pixels in the slice, m)).
+        """
+        norms = landmarks.norm(dim=1)
+        for where, block in self.blocks(max(1, TILE_ENTRIES // len(landmarks))):
+            yield where, self.affinity(block @ landmarks.T, block.norm(dim=1, keepdim=True), norms)
+
+    def columns(self, pixels: Tensor) -> Tensor:
+        """The columns of the named pixels, shape (pixels, len(pixels))."""
+        return torch.cat([block for _, block in self.against(self.patches_at(pixels))])
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of the Gram matrix, shape (pixels,)."""
+        squares = torch.cat([(block * block).sum(dim=1) for _, block in self.blocks(2**14)])
+        norms = squares.sqrt()
+        return self.affinity(squares, norms, norms)
+
+    def dense(self) -> Tensor:
+        """The whole Gram matrix, shape (pixels, pixels).
+
+        Raises:
+            ValueError: it would take more than 4 GiB; the message says how much.
+        """
+        size = self.pixels**2 * self.image.element_size()
+        if size > DENSE_LIMIT:
+            raise ValueError(
+                f"The whole kernel of {self.pixels} pixels would take {size / 2**30:.1f} GiB, more than the "
+                f"{DENSE_LIMIT / 2**30:.0f} GiB accepted; use columns (Nystrom) or the matrix-free product `kernel @ v`."
+            )
+        return self.columns(torch.arange(self.pixels))
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """The product with ``vectors`` (pixels, k), by tiles of the upper triangle: d x d entries are never held."""
+        every = torch.cat([block for _, block in self.blocks(2**14)])
+        norms = every.norm(dim=1)
+        side = math.isqrt(TILE_ENTRIES)
+        product = torch.zeros_like(vectors)
+        for i in range(0, self.pixels, side):
+            for j in range(i, self.pixels, side):
+                rows, cols = slice(i, i + side), slice(j, j + side)
+                tile = self.affinity(every[rows] @ every[cols].T, norms[rows, None], norms[cols])
+                product[rows] += tile @ vectors[cols]
+                if j > i:
+                    product[cols] += tile.T @ vectors[rows]
+        return product

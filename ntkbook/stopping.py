@@ -1,0 +1,128 @@
+"""When to stop twicing: with the clean image (the oracle), and without it (SURE).
+
+SURE with the divergence of a *fixed* filter, the trace of the response, fails here: the filter was computed from
+the same noise it is to remove. :func:`monte_carlo_sure` probes the whole denoiser, kernel included.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntkbook.filters import SpectralFilter, twicing_response
+from ntkbook.images import psnr, to_image, to_matrix
+
+PROBE = 1 / 20  # length of SURE's probe in standard deviations of the noise
+
+
+def iteration_grid(largest: int = 10_000, per_decade: int = 24) -> tuple[int, ...]:
+    """Whole numbers of iterations from 1 to ``largest``, evenly spaced on a logarithmic scale, without repeats."""
+    if largest < 1:
+        raise ValueError(f"The largest number of iterations must be 1 or more, not {largest}.")
+    count = max(2, round(np.log10(largest) * per_decade) + 1)
+    return tuple(int(t) for t in np.unique(np.geomspace(1, largest, count).round()))
+
+
+def psnr_curve(filter_: SpectralFilter, noisy: Tensor, clean: Tensor, times: Sequence[float]) -> dict[float, float]:
+    """PSNR of :math:`z^t` in dB at each t, for the paper's centred images.
+
+    Args:
+        filter_: the filter.
+        noisy: y, centred, shape (pixels, channels).
+        clean: the noiseless image in [0, 1], shape (channels, height, width).
+        times: iterations.
+    """
+    height, width = clean.shape[1:]
+    pictures = filter_.iterates(noisy, times)
+    return {t: psnr(to_image(picture, height, width) + 0.5, clean) for t, picture in pictures}
+
+
+def fixed_filter_sure(filter_: SpectralFilter, noisy: Tensor, noise_std: float, iterations: float) -> float:
+    r"""Stein's estimate with the divergence of a filter that ignores its own dependence on the noise.
+
+    :math:`\|y - z^t\|^2 - N\sigma^2 + 2\sigma^2 C \sum_i (1 - (1-\lambda_i)^t)`, C channels, as the sum over
+    pixels and channels. It leans on the independence that :eq:`eq-ntk-7` assumes, and is wrong without it.
+    """
+    divergence = noisy.shape[1] * filter_.degrees_of_freedom(iterations)
+    residual = (noisy - filter_.apply(noisy, iterations)).double().square().sum().item()
+    return residual - noisy.numel() * noise_std**2 + 2 * noise_std**2 * divergence
+
+
+@dataclass(frozen=True)
+class SureCurve:
+    """SURE along the iterations.
+
+    Args:
+        times: iterations.
+        estimates: estimated mean squared error per pixel and channel, one for each t.
+        divergences: estimated divergence of the denoiser, one for each t.
+    """
+
+    times: tuple[float, ...]
+    estimates: tuple[float, ...]
+    divergences: tuple[float, ...]
+
+    @property
+    def best(self) -> float:
+        """The iteration with the least estimate."""
+        return self.times[int(np.argmin(self.estimates))]
+
+
+def sure_probe(noisy: Tensor, seed: int = 0) -> Tensor:
+    """SURE's random direction b: independent signs, the shape of ``noisy``, drawn on the CPU."""
+    signs = np.random.default_rng(seed).integers(0, 2, tuple(noisy.shape)) * 2.0 - 1.0
+    return torch.from_numpy(signs).to(noisy)
+
+
+def monte_carlo_sure(
+    build: Callable[[Tensor], SpectralFilter],
+    noisy: Tensor,
+    noise_std: float,
+    times: Sequence[float],
+    seed: int = 0,
+) -> tuple[SureCurve, SpectralFilter]:
+    r"""SURE through the whole denoiser, kernel included, with one random probe (Ramani, Blu and Unser, 2008).
+
+    The divergence is :math:`b^T (D_t(y + \epsilon b) - D_t(y)) / \epsilon` with :math:`\epsilon = \sigma/20`. Only
+    the coefficients in the eigenvectors are needed, so all t cost little more than building the filter twice.
+
+    Args:
+        build: from a noisy image to its filter; called on y and on :math:`y + \epsilon b`.
+        noisy: y, centred, shape (channels, height, width); nothing is clipped.
+        noise_std: standard deviation of the noise in the image's units, positive.
+        times: iterations.
+        seed: of the probe.
+
+    Returns:
+        The :class:`SureCurve`, and the filter of y.
+
+    Raises:
+        ValueError: the standard deviation is not a positive number.
+    """
+    if not 0 < noise_std < np.inf:
+        raise ValueError(f"SURE needs a positive standard deviation of the noise, not {noise_std}.")
+    step = noise_std * PROBE
+    probe = sure_probe(noisy, seed)
+
+    def analysed(image: Tensor) -> tuple[SpectralFilter, Tensor, Tensor]:
+        filter_ = build(image)
+        both = filter_.basis.T @ torch.cat([to_matrix(image), to_matrix(probe)], dim=1)
+        return filter_, *both.double().tensor_split(2, dim=1)
+
+    shifted, energy, along = analysed(noisy + step * probe)
+    shifted_spectrum, shifted_products = shifted.eigenvalues, (energy * along).sum(dim=1)
+    del shifted, energy, along  # its columns: the two evaluations never share the memory
+    filter_, energy, along = analysed(noisy)
+    products, power = (energy * along).sum(dim=1), energy.square().sum(dim=1)
+    total = noisy.double().square().sum()
+    estimates, divergences = [], []
+    for t in times:
+        passed = filter_.response(t)
+        residual = total - (2 * passed - passed**2) @ power  # |y - z|^2, the eigenvectors being orthonormal
+        moved = twicing_response(shifted_spectrum, t) @ shifted_products - passed @ products
+        divergences.append((moved / step).item())
+        squared = residual.item() + 2 * noise_std**2 * divergences[-1]
+        estimates.append(squared / noisy.numel() - noise_std**2)
+    return SureCurve(tuple(times), tuple(estimates), tuple(divergences)), filter_

@@ -118,9 +118,9 @@ def test_page_shows_the_tested_run(page):
     """What the chapter printed under pytest stands on its page, so it was not executed a second time."""
     source = chapters.ROOT / f"{page}.md"
     executed = chapters.executed_path(source)
-    mark = executed.with_name(".fingerprint")
+    mark = chapters.stored_mark()
     if not mark.exists() or mark.read_text().strip() != chapters.fingerprint():
-        pytest.skip("the last test run was of another state of the package: run `make test`")
+        pytest.skip("the site was not built from the last run of the chapters: run `make test`")
     if executed.stat().st_mtime < source.stat().st_mtime:
         pytest.skip("the chapter has changed since it was tested: run `make test`")
     cells = nbformat.read(executed, as_version=4).cells

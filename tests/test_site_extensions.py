@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import chapters
 import derived_notebooks
 import fetch_assets
+import fresh_execution
 import nbformat
 import pytest
 import yaml
@@ -95,6 +97,15 @@ def test_no_page_keeps_a_number_of_an_earlier_package(small_root):
     assert "VALUE = 2" in page
     assert "VALUE = 1" not in page
     assert len(list((small_root / "_build" / ".jupyter_cache").iterdir())) == 1
+
+
+def test_pages_are_outdated_once_after_a_change(small_root):
+    app = SimpleNamespace(srcdir=str(small_root))
+    env = SimpleNamespace(found_docs={"page", "api"})
+    assert fresh_execution.outdate_pages(app, env, set(), set(), set()) == ["api", "page"]
+    assert fresh_execution.outdate_pages(app, env, set(), set(), set()) == []
+    (small_root / "results" / "r.json").write_text('{"psnr": 28.7}')
+    assert fresh_execution.outdate_pages(app, env, set(), set(), set()) == ["api", "page"]
 
 
 def test_kernel_is_this_interpreter(monkeypatch, tmp_path):
@@ -194,7 +205,7 @@ def test_unpack_takes_only_the_parts_asked_for(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = 1
             bundle.addfile(member, io.BytesIO(b"x"))
-    assert fetch_assets.unpack(archive, tmp_path / "out", ("es5/a.js", "es5/fonts")) == 2
+    assert fetch_assets.unpack(archive, tmp_path / "out", ("es5/a.js", "es5/*/*.woff")) == 2
     assert (tmp_path / "out/es5/fonts/f.woff").exists()
     assert not (tmp_path / "out/README.md").exists()
     assert not (tmp_path / "escape.js").exists()

@@ -22,7 +22,7 @@ def nlm_fast(noisy: Tensor, noise_std: float) -> Tensor:
 
 
 def nlm_slow(noisy: Tensor, noise_std: float) -> Tensor:
-    """scikit-image's classic non-local means: 5x5 patches, distance 6, strength 0.8 sigma. (channels, height, width)."""
+    """scikit-image's exact non-local means: 5x5 patches, distance 6, strength 0.8 sigma. (channels, height, width)."""
     return _nlm(noisy, noise_std, 0.8, fast=False)
 
 

@@ -60,14 +60,14 @@ def _baselines() -> Iterator[Configuration]:
 
 def _columns() -> Iterator[Configuration]:
     for selection in ("uniform", "grid", "residual"):
-        for count in (150, 300, 700, 1000):
-            for seed in range(1 if selection == "grid" else 3):
+        for count in (150, 300, 1000):
+            for seed in range(1 if selection == "grid" else 2):
                 for image in ("house", "f16", "baboon"):
                     yield nystrom(image, 0, columns=count, selection=selection, column_seed=seed)
 
 
 def _exact() -> Iterator[Configuration]:
-    settings = PATCH | {"lanczos_steps": 64, "largest_iteration": 2000}
+    settings = PATCH | {"lanczos_steps": 32, "largest_iteration": 2000}
     yield Configuration("exact", "house", 0, 25, "vanilla", "image", "float32", settings)
 
 

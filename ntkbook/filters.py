@@ -4,6 +4,7 @@ A filter here is a positive semidefinite matrix known through its eigenpairs. Tw
 alone, so any number of iterations is one line, and so are the bias, the variance and the degrees of freedom.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -51,15 +52,15 @@ def twicing_response(eigenvalues: Tensor, iterations: float) -> Tensor:
         Responses, the shape of ``eigenvalues``, exact also for eigenvalues near 0.
 
     Raises:
-        ValueError: an eigenvalue lies outside [0, 2), t is negative, or t is fractional with an eigenvalue over 1.
+        ValueError: an eigenvalue lies outside [0, 2), t is negative or infinite, or fractional with an eigenvalue over 1.
     """
     if len(eigenvalues) and not (eigenvalues.min() >= 0 and eigenvalues.max() < 2):
         lowest, highest = eigenvalues.min().item(), eigenvalues.max().item()
         raise ValueError(
             f"Twicing needs eigenvalues in [0, 2), not from {lowest:.3g} to {highest:.3g}: scale the filter."
         )
-    if not iterations >= 0:
-        raise ValueError(f"The number of iterations must be 0 or more, not {iterations}.")
+    if not 0 <= iterations < math.inf:
+        raise ValueError(f"The number of iterations must be finite and 0 or more, not {iterations}.")
     over = eigenvalues > 1
     if over.any() and iterations != int(iterations):
         raise ValueError(f"With eigenvalues above 1 the number of iterations must be whole, not {iterations}.")
@@ -132,7 +133,7 @@ class SpectralFilter:
         return self.response(iterations).sum().item()
 
     def squared_bias(self, clean: Tensor, iterations: float) -> float:
-        r"""First term of :eq:`eq-ntk-7`, summed over pixels and channels: :math:`\sum_i (1-\lambda_i)^{2t}(v_i^T\hat x)^2`.
+        r"""First term of :eq:`eq-ntk-7`, over pixels and channels: :math:`\sum_i (1-\lambda_i)^{2t}(v_i^T\hat x)^2`.
 
         The part of the clean image outside the span of the eigenvectors has eigenvalue 0 and counts in full.
         """
@@ -157,7 +158,7 @@ class SpectralFilter:
 
 
 def row_normalised(affinities: Tensor) -> Tensor:
-    r"""Footnote 2: :math:`\mathrm{diag}(1 / 1^T W)\, W`, whose rows sum to 1; no longer symmetric. Shape (pixels, pixels)."""
+    r"""Footnote 2: :math:`\mathrm{diag}(1 / 1^T W)\, W`, whose rows sum to 1. Not symmetric. (pixels, pixels)."""
     return affinities / affinities.sum(dim=1, keepdim=True)
 
 

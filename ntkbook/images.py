@@ -29,6 +29,7 @@ __all__ = [
     "centre",
     "check_image",
     "constant_image",
+    "extract_patches",
     "load",
     "patches",
     "photograph",
@@ -252,7 +253,7 @@ def patches(
         TypeError: If the image is not a tensor or size is not an integer.
     """
     check_image(image)
-    channels, height, width = image.shape
+    height, width = image.shape[1:]
     if isinstance(size, bool) or not isinstance(size, numbers.Integral):
         raise TypeError(f"the patch size must be an integer, got {size!r}")
     size = int(size)
@@ -264,6 +265,12 @@ def patches(
         raise ValueError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}")
     start, stop = _row_range(rows, height)
 
+    return extract_patches(image, size, padding, start, stop)
+
+
+def extract_patches(image: Tensor, size: int, padding: str, start: int, stop: int) -> Tensor:
+    """:func:`patches` of the rows ``start`` to ``stop``, for callers that stream an image they have checked once."""
+    _, height, width = image.shape
     half = size // 2
     row_index, row_outside = _padded_positions(start - half, stop + half, height, padding)
     column_index, column_outside = _padded_positions(-half, width + half, width, padding)
@@ -271,4 +278,4 @@ def patches(
     if padding == "zeros":
         strip = strip.masked_fill((row_outside[:, None] | column_outside).to(image.device), 0)
     windows = strip.unfold(1, size, 1).unfold(2, size, 1)  # (channels, rows, width, size, size), a view
-    return windows.permute(1, 2, 0, 3, 4).reshape((stop - start) * width, channels * size * size)
+    return windows.permute(1, 2, 0, 3, 4).reshape((stop - start) * width, image.shape[0] * size * size)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntkbook.images import check_image, patches
+from ntkbook.images import extract_patches, patches
 
 Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -34,7 +34,8 @@ def relu_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor) -> Tensor:
         norms_j: Euclidean norms of the second patches, likewise, such as (m,).
 
     Returns:
-        Affinities, the shape of ``gram``, between 0 and ``norms_i * norms_j``; exactly 0 where a patch is zero.
+        Affinities, the shape of ``gram``, between 0 and ``norms_i * norms_j`` up to rounding; exactly 0 where a
+        patch is zero.
     """
     scale = norms_i * norms_j
     tiny = torch.finfo(scale.dtype).tiny
@@ -74,6 +75,7 @@ class PatchKernel:
         size: side of the square patch, odd: the network's receptive field.
         affinity: function of (inner products, norms, norms), such as :func:`relu_affinity`.
         padding: ``"reflect"``, ``"zeros"`` or ``"circular"``, how patches go on past the border.
+        progress: called with the number of pixels of each block of columns that was computed.
 
     Raises:
         ValueError: the image has non-finite pixels or is smaller than a patch, or the patch size is even.
@@ -83,10 +85,10 @@ class PatchKernel:
     size: int = 11
     affinity: Affinity = relu_affinity
     padding: str = "reflect"
+    progress: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
-        check_image(self.image)
-        patches(self.image, self.size, self.padding, rows=(0, 1))  # refuses a bad size or padding at the door
+        patches(self.image, self.size, self.padding, rows=(0, 1))  # refuses a bad image, size or padding at the door
 
     @property
     def pixels(self) -> int:
@@ -100,7 +102,8 @@ class PatchKernel:
         found = self.image.new_empty(len(pixels), self.image.shape[0] * self.size**2)
         for row in rows.unique().tolist():
             here = rows == row
-            found[here] = patches(self.image, self.size, self.padding, rows=(row, row + 1))[pixels[here] % width]
+            line = extract_patches(self.image, self.size, self.padding, row, row + 1)
+            found[here] = line[pixels[here] % width]
         return found
 
     def blocks(self, pixels_per_block: int) -> Iterator[tuple[slice, Tensor]]:
@@ -109,8 +112,7 @@ class PatchKernel:
         step = max(1, pixels_per_block // width)
         for top in range(0, height, step):
             bottom = min(top + step, height)
-            block = patches(self.image, self.size, self.padding, rows=(top, bottom))
-            yield slice(top * width, bottom * width), block
+            yield slice(top * width, bottom * width), extract_patches(self.image, self.size, self.padding, top, bottom)
 
     def against(self, landmarks: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The columns that belong to landmark patches, block of rows by block of rows.
@@ -124,6 +126,8 @@ class PatchKernel:
         norms = landmarks.norm(dim=1)
         for where, block in self.blocks(max(1, TILE_ENTRIES // len(landmarks))):
             yield where, self.affinity(block @ landmarks.T, block.norm(dim=1, keepdim=True), norms)
+            if self.progress is not None:
+                self.progress(where.stop - where.start)
 
     def columns(self, pixels: Tensor) -> Tensor:
         """The columns of the named pixels, shape (pixels, len(pixels))."""
@@ -145,7 +149,7 @@ class PatchKernel:
         if size > DENSE_LIMIT:
             raise ValueError(
                 f"The whole kernel of {self.pixels} pixels would take {size / 2**30:.1f} GiB, more than the "
-                f"{DENSE_LIMIT / 2**30:.0f} GiB accepted; use columns (Nystrom) or the matrix-free product `kernel @ v`."
+                f"{DENSE_LIMIT / 2**30:.0f} GiB accepted; use columns (Nystrom) or the product `kernel @ v`."
             )
         return self.columns(torch.arange(self.pixels))
 

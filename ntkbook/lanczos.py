@@ -16,8 +16,8 @@ class KrylovFilter:
 
     Args:
         bases: orthonormal Lanczos vectors, shape (channels, pixels, steps).
-        tridiagonal: the matrix in those vectors, shape (channels, steps, steps), float64.
-        lengths: Euclidean norm of each channel, shape (channels,).
+        tridiagonal: the matrix in those vectors, shape (channels, steps, steps), float64 on the CPU.
+        lengths: Euclidean norm of each channel, shape (channels,), float64.
     """
 
     bases: Tensor
@@ -35,7 +35,7 @@ class KrylovFilter:
         for basis, tridiagonal, length in zip(self.bases, self.tridiagonal, self.lengths, strict=True):
             ritz, weights = torch.linalg.eigh(tridiagonal)
             passed = twicing_response((ritz / self.largest).clamp(0, 1), iterations)
-            columns.append(basis @ (weights @ (passed * weights[0]) * length).to(basis.dtype))
+            columns.append(basis @ (weights @ (passed * weights[0]) * length).to(basis))
         return torch.stack(columns, dim=1)
 
     def truncated(self, steps: int) -> "KrylovFilter":
@@ -73,16 +73,16 @@ def lanczos(
     for k in range(steps):
         bases[:, k] = vector
         image = product(vector.T.contiguous()).T
-        alphas[:, k] = (image * vector).sum(dim=1).double()
+        alphas[:, k] = (image * vector).sum(dim=1).cpu()  # the small matrix lives on the CPU, in float64
         done = bases[:, : k + 1]
         for _ in range(2):  # twice is enough to stay orthogonal to working precision
             image = image - torch.einsum("cs,csp->cp", torch.einsum("csp,cp->cs", done, image), done)
         beta = image.norm(dim=1)
         # A space that is used up leaves only rounding: go on with zeros, on which every response is 0.
-        alive = beta > 100 * torch.finfo(noisy.dtype).eps * alphas.abs().amax(dim=1).to(beta.dtype)
-        betas[:, k] = torch.where(alive, beta, 0).double()
+        alive = beta > 100 * torch.finfo(noisy.dtype).eps * alphas.abs().amax(dim=1).to(beta)
+        betas[:, k] = torch.where(alive, beta, 0).cpu()
         vector = torch.where(alive[:, None], image / beta[:, None].clamp_min(tiny), 0)
         if progress is not None:
             progress(k + 1)
     small = torch.diag_embed(alphas) + torch.diag_embed(betas[:, :-1], 1) + torch.diag_embed(betas[:, :-1], -1)
-    return KrylovFilter(bases.transpose(1, 2), small, lengths.double())
+    return KrylovFilter(bases.transpose(1, 2), small, lengths.cpu().double())

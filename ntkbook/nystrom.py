@@ -44,7 +44,8 @@ def residual_columns(kernel: PatchKernel, count: int, seed: int, block: int = 50
     Randomly pivoted Cholesky in blocks (Chen, Epperly, Tropp and Webber, 2022). Holds a (pixels, count) factor.
 
     Returns:
-        Row-major indices in the order drawn; fewer than ``count`` when the kernel's rank is used up.
+        Row-major indices in the order drawn; fewer than ``count`` when the kernel's rank is used up, but at
+        least one, also of a zero kernel.
     """
     _check_count(kernel.pixels, count)
     generator = np.random.default_rng(seed)
@@ -65,7 +66,7 @@ def residual_columns(kernel: PatchKernel, count: int, seed: int, block: int = 50
         residual = (residual - (columns @ root).double().square().sum(dim=1)).clamp_min(0)
         residual[drawn] = 0
         chosen = torch.cat([chosen, drawn])
-    return chosen
+    return chosen if len(chosen) else torch.zeros(1, dtype=torch.long)
 
 
 def select_columns(kernel: PatchKernel, count: int, selection: str = "uniform", seed: int = 0) -> Tensor:

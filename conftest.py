@@ -14,7 +14,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     # Imported here: the package's own tests need neither the book's tools nor nbmake.
     import chapters
     import nbformat
-    from nbmake.pytest_items import NotebookFile
+    from nbmake.pytest_items import NotebookFile, NotebookItem
 
     if file_path.parent != chapters.ROOT / "book" or not chapters.is_executable(file_path):
         return None
@@ -23,4 +23,10 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     chapters.stored_mark().unlink(missing_ok=True)
     notebook = chapters.executed_path(file_path)
     chapters.write_atomically(notebook, nbformat.writes(chapters.read_chapter(file_path)) + "\n")
-    return NotebookFile.from_parent(parent, path=notebook)
+
+    class ChapterFile(NotebookFile):
+        # The node keeps the chapter's own path, so that `pytest --nbmake book/twicing.md` finds it.
+        def collect(self):
+            yield NotebookItem.from_parent(self, filename=str(notebook))
+
+    return ChapterFile.from_parent(parent, path=file_path)

@@ -1,6 +1,7 @@
 """For people with a picture: the closed-form filter as a denoiser, in scikit-image's conventions."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ntkbook.devices import resolve_device
+from ntkbook.image_files import FLOAT_RANGE
 from ntkbook.images import centre, to_image, to_matrix, uncentre
 from ntkbook.kernels import PatchKernel
 from ntkbook.nystrom import COLUMN_MEMORY, nystrom_filter, select_columns
@@ -172,7 +174,7 @@ def as_picture(image: np.ndarray, channel_axis: int | None) -> np.ndarray:
             f"The image has {np.count_nonzero(~np.isfinite(image))} NaN or infinite pixels; none is accepted."
         )
     if image.dtype.kind == "f":
-        if image.size and (image.min() < -1 or image.max() > 2):
+        if image.size and (image.min() < FLOAT_RANGE[0] or image.max() > FLOAT_RANGE[1]):
             raise ValueError(
                 f"Floating-point images lie in about [0, 1], and this one goes from {image.min():.3g} to "
                 f"{image.max():.3g}; divide it by its white level."
@@ -188,10 +190,15 @@ def estimated_sigma(picture: np.ndarray) -> float:
 
     Args:
         picture: shape (channels, height, width).
+
+    Returns:
+        The estimate, on the picture's scale; a channel without any detail, such as a black one, counts as 0.
     """
     from skimage.restoration import estimate_sigma
 
-    return float(estimate_sigma(picture, average_sigmas=True, channel_axis=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a channel without any detail: the median of nothing
+        return float(np.nan_to_num(estimate_sigma(picture, channel_axis=0)).mean())
 
 
 def _check_numbers(noise_std: float | None, iterations: float | None, needed: bool) -> None:

@@ -52,7 +52,8 @@ def twicing_response(eigenvalues: Tensor, iterations: float) -> Tensor:
         Responses, the shape of ``eigenvalues``, exact also for eigenvalues near 0.
 
     Raises:
-        ValueError: an eigenvalue lies outside [0, 2), t is negative or infinite, or fractional with an eigenvalue over 1.
+        ValueError: an eigenvalue lies outside [0, 2), t is negative or infinite, or is fractional
+            with an eigenvalue over 1.
     """
     if len(eigenvalues) and not (eigenvalues.min() >= 0 and eigenvalues.max() < 2):
         lowest, highest = eigenvalues.min().item(), eigenvalues.max().item()

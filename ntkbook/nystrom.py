@@ -132,13 +132,13 @@ class NystromBasis:
         kernel: the patch kernel whose columns C are.
         landmarks: patches of the columns, shape (m, channels * size**2).
         mixing: shape (m, rank).
-        kept: the blocks of C, when they fit in memory; else they are computed again at each product.
+        kept: C, shape (pixels, m), when it fits in memory; else it is computed again, block by block, at each product.
     """
 
     kernel: PatchKernel
     landmarks: Tensor
     mixing: Tensor
-    kept: tuple[tuple[slice, Tensor], ...] | None
+    kept: Tensor | None
 
     @property
     def T(self) -> "TransposedBasis":
@@ -146,8 +146,10 @@ class NystromBasis:
         return TransposedBasis(self)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows of C with their slices of pixels."""
-        return iter(self.kept) if self.kept is not None else self.kernel.against(self.landmarks)
+        """Blocks of rows of C with their slices of pixels; all of it as one block when it is kept."""
+        if self.kept is not None:
+            return iter([(slice(0, self.kernel.pixels), self.kept)])
+        return self.kernel.against(self.landmarks)
 
     def __matmul__(self, coefficients: Tensor) -> Tensor:
         """(rank, k) -> (pixels, k)."""
@@ -188,13 +190,13 @@ def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_
     norms = precise.norm(dim=1)
     small = kernel.affinity(precise @ precise.T, norms[:, None], norms)
     gram = torch.zeros_like(small)
-    kept = []
+    kept = landmarks.new_empty(kernel.pixels, count) if fits else None
     for where, block in kernel.against(landmarks):
         _add_gram(gram, block)
-        if fits:
-            kept.append((where, block))
+        if kept is not None:
+            kept[where] = block
     mixing, values = _mixing(small, gram.triu() + gram.triu(1).T, landmarks.dtype)
-    basis = NystromBasis(kernel, landmarks, mixing.to(landmarks.dtype), tuple(kept) if fits else None)
+    basis = NystromBasis(kernel, landmarks, mixing.to(landmarks.dtype), kept)
     return SpectralFilter(values, basis)
 
 

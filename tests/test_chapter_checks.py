@@ -1,0 +1,233 @@
+"""The chapters' checks hold, and each fails when its equation's function is one per cent off.
+
+A cell tagged `check` needs nothing but the cells tagged `setup`. So the checks can be run here without the rest of
+the chapter, and again with the package altered.
+"""
+
+import random
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from chapter_cells import mutate, named_in, notices, read_cells
+from matplotlib import pyplot
+
+from ntkbook import filters, kernels, nystrom, paper
+from ntkbook.checks import CheckFailed
+from ntkbook.kernels import PatchKernel
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+CHAPTERS = {path.stem: read_cells(path) for path in sorted(BOOK.glob("*.md"))}
+CHECKED = [chapter for chapter, cells in CHAPTERS.items() if cells.checks]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to be one per cent off: in the result of a function of the package, or in one part of it."""
+
+    equation: str
+    function: str
+    part: int | None = None
+    chapter: str | None = None  # by default the one that derives the equation
+
+    @property
+    def place(self) -> str:
+        return self.chapter or paper.equation(int(self.equation)).chapter
+
+    def __str__(self) -> str:
+        return f"{self.equation}: {self.function}" + ("" if self.part is None else f"[{self.part}]")
+
+
+MUTATIONS = [
+    Mutation("4", "kernels.nlm_affinity"),
+    Mutation("5", "filters.twicing"),
+    Mutation("6", "filters.SpectralFilter.apply"),
+    Mutation("6", "filters.SpectralFilter.response"),
+    Mutation("7", "filters.SpectralFilter.mean_squared_error"),
+    Mutation("7", "filters.SpectralFilter.squared_bias"),
+    Mutation("7", "filters.SpectralFilter.variance"),
+    Mutation("16", "kernels.relu_affinity"),
+    Mutation("73", "nystrom.nystrom_blocks", part=0),
+    Mutation("73", "nystrom.nystrom_blocks", part=1),
+    Mutation("74", "nystrom.literal_eigenpairs", part=1),
+    Mutation("75", "nystrom.literal_eigenpairs", part=0),
+    Mutation("footnote 2", "filters.row_normalised", chapter="twicing"),
+    Mutation("footnote 2", "filters.sinkhorn_normalised", chapter="twicing"),
+    Mutation("degrees of freedom", "filters.SpectralFilter.degrees_of_freedom", chapter="twicing"),
+    Mutation("the noise model", "images.add_noise", chapter="denoising"),
+    Mutation("PSNR", "images.psnr", chapter="denoising"),
+    Mutation("the constant image", "images.constant_image", chapter="denoising"),
+    Mutation("non-local means", "baselines.nlm_fast", chapter="denoising"),
+]
+
+
+@pytest.fixture(autouse=True)
+def leave_no_trace(monkeypatch) -> Iterator[None]:
+    """A chapter may set styles, seeds and default types; the tests after it shall not see them."""
+    monkeypatch.setenv("NTKBOOK_SCALE", "quick")
+    matplotlib.use("Agg")
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate(), torch.get_default_dtype()
+    with matplotlib.rc_context():
+        yield
+        pyplot.close("all")
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    torch.set_default_dtype(states[3])
+
+
+@pytest.mark.parametrize("chapter", CHECKED)
+def test_checks_hold_after_the_setup_cells_alone(chapter):
+    for failure in CHAPTERS[chapter].run_checks():
+        assert failure is None
+
+
+@pytest.mark.parametrize("chapter", CHECKED)
+def test_a_check_cell_checks_something(chapter):
+    assert all(cell.names for cell in CHAPTERS[chapter].checks)
+
+
+@pytest.mark.parametrize("entry", paper.derived(), ids=lambda entry: entry.label)
+def test_a_derived_equation_has_a_check_cell(entry):
+    assert entry.chapter in CHAPTERS, f"book/{entry.chapter}.md is not written"
+    assert any(str(entry.number) in cell.names for cell in CHAPTERS[entry.chapter].checks)
+
+
+@pytest.mark.parametrize("entry", paper.derived(), ids=lambda entry: entry.label)
+def test_every_derived_equation_has_a_mutation_of_its_function(entry):
+    mutated = {mutation.function for mutation in MUTATIONS if mutation.equation == str(entry.number)}
+    assert entry.function.removeprefix("ntkbook.") in mutated
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_check_fails_when_its_function_is_one_per_cent_off(mutation):
+    assert mutation.place in CHAPTERS, f"book/{mutation.place}.md is not written"
+    assert notices(CHAPTERS[mutation.place], mutation.equation, mutation.function, mutation.part)
+
+
+HEAD = """\
+---
+jupytext: {text_representation: {extension: .md, format_name: myst}}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+# A sample
+
+"""
+SETUP = """
+import torch
+from ntkbook import checks, filters
+from ntkbook.filters import SpectralFilter, twicing
+from ntkbook.kernels import PatchKernel, relu_affinity
+W = torch.diag(torch.tensor([1.0, 0.5], dtype=torch.float64))
+y = torch.ones(2, 1, dtype=torch.float64)
+"""
+STEPS = "z = y - (torch.eye(2) - W) @ (torch.eye(2) - W) @ y\n"
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """Write a chapter of (tags, code) cells and read it back."""
+
+    def write(*cells: tuple[str, str]):
+        blocks = [f"```{{code-cell}} ipython3\n:tags: [{tags}]\n\n{code.strip()}\n```\n" for tags, code in cells]
+        path = tmp_path / "sample.md"
+        path.write_text(HEAD + "\nText.\n\n".join(blocks), encoding="utf-8")
+        return read_cells(path)
+
+    return write
+
+
+def test_a_good_check_holds_and_notices(sample):
+    cells = sample(
+        ("setup", SETUP),
+        ("hide-input", "raise RuntimeError('neither setup nor check')"),
+        ("check", STEPS + 'checks.identity("5", twicing(W, y, 2), z);'),
+        ("check, hide-input", STEPS + 'checks.identity("6", SpectralFilter.from_matrix(W).apply(y, 2), z)'),
+    )
+    assert [cell.names for cell in cells.checks] == [{"5"}, {"6"}]
+    assert list(cells.run_checks()) == [None, None]
+    assert list(cells.run_checks("6")) == [None]
+    assert notices(cells, "5", "filters.twicing")
+    assert notices(cells, "6", "filters.SpectralFilter.apply")
+    assert notices(cells, "6", "filters.twicing_response")
+    assert list(cells.run_checks()) == [None, None]  # and nothing of it is left
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        'checks.identity("5", W @ y, W @ y)',  # the package has no part in it
+        'checks.identity("5", twicing(W, y, 2), filters.twicing(W, y, 2))',  # both sides are off
+        'checks.identity("6", twicing(W, y, 2), y - (torch.eye(2) - W) @ (torch.eye(2) - W) @ y)',  # another name
+    ],
+)
+def test_a_check_that_notices_nothing_is_found(sample, check):
+    cells = sample(("setup", SETUP), ("check", check))
+    assert list(cells.run_checks()) == [None]
+    assert not notices(cells, "5", "filters.twicing")
+
+
+def test_mutants_reach_default_arguments_and_names_imported_within_the_package(sample):
+    setup = SETUP + "from ntkbook.images import to_image\nx = to_image(torch.arange(9.0).double()[:, None], 3, 3)\n"
+    one = 'checks.identity("16", PatchKernel(x, 1).columns(torch.tensor([4]))[4, 0].item(), 16.0)'
+    cells = sample(("setup", setup), ("check", one))
+    assert list(cells.run_checks()) == [None]
+    assert notices(cells, "16", "kernels.relu_affinity")
+    with pytest.MonkeyPatch.context() as patch:
+        mutate(patch, "images.extract_patches")
+        assert kernels.extract_patches.__wrapped__ is not kernels.extract_patches
+    assert not hasattr(kernels.extract_patches, "__wrapped__")
+    assert PatchKernel(torch.zeros(1, 2, 2), 1).affinity is kernels.relu_affinity
+
+
+def test_a_mutant_can_be_off_in_one_part_of_its_result():
+    tall, small = torch.ones(4, 1).double(), torch.ones(1, 1).double()
+    values, vectors = nystrom.literal_eigenpairs(tall, small)
+    with pytest.MonkeyPatch.context() as patch:
+        mutate(patch, "nystrom.literal_eigenpairs", part=1)
+        mutated = nystrom.literal_eigenpairs(tall, small)
+    assert torch.equal(mutated[0], values)
+    torch.testing.assert_close(mutated[1], 1.01 * vectors)
+
+
+def test_a_check_that_leans_on_another_cell_is_found(sample):
+    cells = sample(("setup", SETUP), ("hide-input", STEPS), ("check", 'checks.identity("5", twicing(W, y, 2), z)'))
+    with pytest.raises(NameError, match="'z' is not defined"):
+        list(cells.run_checks())
+    cells = sample(
+        ("setup", SETUP),
+        ("check", STEPS + 'checks.identity("5", twicing(W, y, 2), z)'),
+        ("check", 'checks.identity("6", SpectralFilter.from_matrix(W).apply(y, 2), z)'),
+    )
+    with pytest.raises(NameError, match="'z' is not defined"):
+        list(cells.run_checks())
+
+
+def test_a_check_that_does_not_hold_is_found(sample):
+    cells = sample(("setup", SETUP), ("check", 'checks.identity("5", twicing(W, y, 2), 1.01 * twicing(W, y, 2))'))
+    (failure,) = cells.run_checks()
+    assert isinstance(failure, CheckFailed)
+
+
+def test_a_check_outside_a_check_cell_does_not_count(sample):
+    cells = sample(("setup", SETUP), ("hide-cell", 'checks.identity("5", 1.0, 1.0)'))
+    assert not cells.checks
+
+
+def test_names_of_checks_are_read():
+    source = textwrap.dedent(
+        """
+        checks.identity("4", a, b)
+        checks.printed_fails(
+            '74 and 75', a, b, at_least=0.1)
+        checks.identity("footnote 2, rows", a, b)
+        """
+    )
+    assert named_in(source) == {"4", "74", "75", "footnote 2"}
+    assert named_in("filters.twicing('5')") == frozenset()
+    assert filters.twicing.__defaults__ is None

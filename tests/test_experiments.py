@@ -1,0 +1,211 @@
+"""The plan of the tables, and runs of it on a small synthetic image."""
+
+import dataclasses
+from collections import Counter
+from time import perf_counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_images import smooth_image
+
+from ntkbook import experiments
+from ntkbook.baselines import nlm_fast
+from ntkbook.configuration import Configuration
+from ntkbook.experiments import METHODS, TABLES, coverage, nystrom, problem, run, run_missing
+from ntkbook.images import SET9, add_noise, constant_image, psnr
+from ntkbook.results import Store
+from ntkbook.stopping import PROBE, iteration_grid
+
+CPU = torch.device("cpu")
+CLEAN = smooth_image(3, 20, 24)
+
+
+@pytest.fixture(autouse=True)
+def synthetic_image(monkeypatch):
+    """Every image is the same small synthetic one."""
+    monkeypatch.setattr(experiments, "load", lambda name, dtype: CLEAN.to(dtype))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def tiny(image: str = "house", **changes) -> Configuration:
+    """A configuration of the plan with fewer columns, smaller patches and fewer iterations."""
+    settings = {"columns": 60, "patch_size": 5, "largest_iteration": 100} | changes
+    return nystrom(image, 0, **settings)
+
+
+def exact(steps: int, precision: str = "float64") -> Configuration:
+    settings = {"patch_size": 5, "padding": "reflect", "lanczos_steps": steps, "largest_iteration": 100}
+    return Configuration("exact", "house", 0, 25, "vanilla", "image", precision, settings)
+
+
+def test_sizes_of_the_plans():
+    sizes = {name: len(plan) for name, plan in TABLES.items()}
+    assert sizes == {
+        "table1": 9 * 3 * 2 + 9,  # images, seeds, inputs; and once 2 % of the columns
+        "table4": 9 * 3 * 2,
+        "table5": 9 * 3 * 2 + 9,
+        "baselines": 9 * 3 * 3,
+        "columns": 3 * 3 * (2 + 1 + 2),  # images, counts, seeds (a grid has one)
+        "exact": 1,
+    }
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_plans_do_not_repeat_and_can_be_run(name):
+    plan = TABLES[name]
+    assert len({configuration.key for configuration in plan}) == len(plan)
+    for configuration in plan:
+        assert configuration.method in METHODS
+        assert configuration.image in SET9
+        if configuration.method == "baseline":
+            assert configuration.settings["denoiser"] in experiments.BASELINES
+
+
+def test_plan_of_table_1():
+    plan = TABLES["table1"]
+    assert Counter((c.input, c.settings["columns"]) for c in plan) == {
+        ("image", 1000): 27,
+        ("noise", 1000): 27,
+        ("image", 0.02): 9,
+    }
+    for configuration in plan:
+        assert (configuration.sigma, configuration.settings["patch_size"]) == (25, 11)
+        assert ("input_seed" in configuration.settings) == (configuration.input == "noise")
+        stopped = configuration.input == "image" and configuration.settings["columns"] == 1000
+        assert configuration.settings.get("sure_probe") == (PROBE if stopped else None)
+    assert len({c.settings["input_seed"] for c in plan if c.input == "noise"}) == 3
+    assert {c.sigma for c in TABLES["table4"]} == {5, 100}
+
+
+def test_the_problem_is_the_image_with_its_noise():
+    given = problem(tiny(), CPU)
+    assert given.clean.dtype == torch.float32
+    assert torch.equal(given.noisy, add_noise(CLEAN.float(), 25, 0))
+    assert given.levels.noisy_psnr == psnr(given.noisy, given.clean)
+    assert given.levels.constant_psnr == psnr(constant_image(given.clean), given.clean)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "numbers"),
+    [
+        (tiny(), {"columns_used", "degrees_of_freedom", "trace_left_out"}),
+        (tiny(columns=0.1, selection="residual"), {"columns_used", "degrees_of_freedom", "trace_left_out"}),
+        (tiny(input="noise"), {"columns_used", "degrees_of_freedom", "trace_left_out"}),
+        (
+            tiny(sure_probe=PROBE, sure_seed=0),
+            {"columns_used", "degrees_of_freedom", "sure_iteration", "sure_psnr"},
+        ),
+        (exact(12, "float32"), {"change_from_last_quarter_of_steps_db"}),
+        (Configuration("baseline", "house", 0, 25, None, None, "float64", {"denoiser": "nlm_fast"}), set()),
+    ],
+    ids=["nystrom", "share of residual columns", "noise input", "SURE", "exact", "baseline"],
+)
+def test_a_run_makes_a_record_that_comes_back_from_the_store(store, configuration, numbers):
+    record = run(configuration, CPU)
+    store.add(record)
+    assert store.get(configuration) == record
+    assert list(store) == [record]
+    assert record.configuration == configuration
+    assert set(record.outcome) == numbers
+    assert record.best_psnr == max(record.curve.values()) == record.curve[record.best_iteration]
+    assert record.levels == problem(configuration, CPU).levels
+    assert record.provenance.device == "cpu"
+    assert record.seconds > 0
+    expected = (0,) if configuration.method == "baseline" else iteration_grid(100, experiments.PER_DECADE)
+    assert tuple(record.curve) == expected
+
+
+def test_a_run_denoises_and_a_noise_input_does_not():
+    record, noise = run(tiny(), CPU), run(tiny(input="noise"), CPU)
+    assert record.best_psnr > record.levels.noisy_psnr + 4
+    assert noise.best_psnr < record.best_psnr - 4
+    assert noise.levels == record.levels
+
+
+def test_a_run_is_repeatable_and_depends_on_its_seeds():
+    first, again = run(tiny(), CPU), run(tiny(), CPU)
+    assert first.curve == again.curve
+    assert first.disagreement(again) is None
+    assert run(tiny(column_seed=1), CPU).curve != first.curve
+    assert run(dataclasses.replace(tiny(), noise_seed=1), CPU).levels != first.levels
+
+
+def test_columns_used_are_counted():
+    assert run(tiny(), CPU).outcome["columns_used"] == 60
+    assert run(tiny(columns=0.1), CPU).outcome["columns_used"] == 48
+    assert 20 <= run(tiny(columns=40, selection="grid"), CPU).outcome["columns_used"] <= 40
+
+
+def test_more_columns_leave_less_of_the_trace_out():
+    shares = [run(tiny(columns=columns), CPU).outcome["trace_left_out"] for columns in (20, 60, 240, 480)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.01 < shares[0] < 0.9
+    assert abs(shares[-1]) < 1e-4
+
+
+def test_exact_and_all_columns_agree():
+    """Two routes to the same filter: Lanczos on all entries, Nystrom with every column."""
+    every = dataclasses.replace(tiny(columns=480), precision="float64")
+    by_columns, by_products = run(every, CPU), run(exact(60), CPU)
+    assert by_products.best_iteration == by_columns.best_iteration
+    for t, value in by_columns.curve.items():
+        assert by_products.curve[t] == pytest.approx(value, abs=1e-6)
+    assert by_products.outcome["change_from_last_quarter_of_steps_db"] < 1e-6
+    assert run(exact(4), CPU).outcome["change_from_last_quarter_of_steps_db"] > 1e-3
+
+
+def test_sure_s_stop_is_a_point_of_the_curve_close_to_the_best():
+    record = run(tiny(sure_probe=PROBE, sure_seed=0), CPU)
+    assert record.outcome["sure_psnr"] == record.curve[record.outcome["sure_iteration"]]
+    assert record.best_psnr - 1 < record.outcome["sure_psnr"] <= record.best_psnr
+
+
+def test_a_baseline_is_its_denoiser():
+    configuration = Configuration("baseline", "house", 0, 25, None, None, "float64", {"denoiser": "nlm_fast"})
+    given = problem(configuration, CPU)
+    assert run(configuration, CPU).curve == {0: psnr(nlm_fast(given.noisy, 25 / 255), CLEAN)}
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="Unknown method 'magic'; accepted are nystrom, exact, baseline"):
+        run(Configuration("magic", "house", 0, 25, None, None, "float32"), CPU)
+
+
+def test_run_missing_skips_what_is_there(store):
+    plan = [tiny(name, columns=20) for name in ("house", "f16", "lena")]
+    store.add(run(plan[1], CPU))
+    done = list(run_missing(plan, store, CPU))
+    assert [configuration.image for configuration, _ in done] == ["house", "lena"]
+    assert all(store.get(configuration) == record for configuration, record in done)
+    assert list(run_missing(plan, store, CPU)) == []
+
+
+def test_run_missing_stores_each_record_as_soon_as_it_is_made(store):
+    plan = [tiny(name, columns=20) for name in ("house", "f16")]
+    next(run_missing(plan, store, CPU))
+    assert [record.configuration.image for record in store] == ["house"]
+
+
+def test_run_missing_starts_nothing_after_its_budget(store, monkeypatch):
+    plan = [tiny(name, columns=20) for name in ("house", "f16", "lena")]
+    assert list(run_missing(plan, store, CPU, budget=0)) == []
+    clock = iter([0.0, 5.0, 9.0, 13.0])
+    monkeypatch.setattr(experiments, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=perf_counter))
+    done = [configuration.image for configuration, _ in run_missing(plan, store, CPU, budget=10)]
+    assert done == ["house", "f16"]
+
+
+def test_coverage_counts_what_each_table_has(store):
+    empty = coverage(store)
+    assert empty == {name: (0, len(plan)) for name, plan in TABLES.items()}
+    record = run(tiny(columns=20), CPU)
+    for configuration in (*TABLES["table1"][:4], *TABLES["table4"][:1], tiny(columns=20)):
+        store.add(dataclasses.replace(record, configuration=configuration))
+    counts = {name: have for name, (have, _) in coverage(store).items()}
+    # Tables 1 and 5 show different numbers of the same runs; a run of no plan counts nowhere.
+    assert counts == {"table1": 4, "table5": 4, "table4": 1, "baselines": 0, "columns": 0, "exact": 0}

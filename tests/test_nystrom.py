@@ -1,0 +1,321 @@
+"""Nystrom's method: the printed recipe, the orthonormal eigenpairs, the streamed filter, and the choice of columns."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_images import posterised_image, random_image, smooth_image
+from torch import Tensor
+
+from ntkbook import checks, nystrom
+from ntkbook.filters import SpectralFilter, twicing
+from ntkbook.images import to_matrix
+from ntkbook.kernels import PatchKernel
+from ntkbook.nystrom import (
+    SELECTIONS,
+    grid_columns,
+    literal_eigenpairs,
+    nystrom_blocks,
+    nystrom_filter,
+    orthonormal_eigenpairs,
+    residual_columns,
+    select_columns,
+    uniform_columns,
+)
+
+REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=30)
+
+
+@pytest.fixture(name="kernel")
+def random_kernel() -> PatchKernel:
+    return PatchKernel(random_image(3, 7, 8), 3)
+
+
+def blocks(kernel: PatchKernel, count: int = 15) -> tuple[Tensor, Tensor]:
+    return nystrom_blocks(kernel, uniform_columns(kernel.pixels, count, seed=0))
+
+
+def eigenvectors(filter_: SpectralFilter) -> Tensor:
+    """The basis as a tensor, whether it is streamed or not."""
+    return filter_.basis @ torch.eye(len(filter_.eigenvalues), dtype=filter_.basis.mixing.dtype)
+
+
+def matrix_of(values: Tensor, vectors: Tensor) -> Tensor:
+    return vectors @ torch.diag(values) @ vectors.T
+
+
+def nystrom_matrix(kernel: PatchKernel, columns: Tensor) -> Tensor:
+    """C S^-1 C^T from the dense kernel."""
+    dense = kernel.dense()
+    return dense[:, columns] @ torch.linalg.solve(dense[columns][:, columns], dense[columns])
+
+
+def test_blocks_73_are_those_of_the_dense_kernel(kernel):
+    columns = torch.tensor([5, 40, 41, 3])
+    tall, small = nystrom_blocks(kernel, columns)
+    checks.identity("73", tall, kernel.dense()[:, columns])
+    checks.identity("73", small, kernel.dense()[columns][:, columns])
+
+
+def test_literal_eigenpairs_are_74_and_75_term_by_term(kernel):
+    tall, small = blocks(kernel)
+    pixels, count = tall.shape
+    values, vectors = literal_eigenpairs(tall, small)
+    assert (values.diff() <= 0).all()
+    ascending, small_vectors = torch.linalg.eigh(small)
+    for i in range(count):
+        value, vector = ascending[count - 1 - i], small_vectors[:, count - 1 - i]
+        literal = torch.tensor(
+            [
+                math.sqrt(count / pixels) / value * sum(tall[p, j] * vector[j] for j in range(count))
+                for p in range(pixels)
+            ]
+        )
+        checks.identity("74", vectors[:, i], literal)
+        checks.identity("75", values[i], pixels / count * value)
+
+
+def test_literal_eigenpairs_give_the_low_rank_matrix_but_are_not_orthonormal(kernel):
+    tall, small = blocks(kernel)
+    values, vectors = literal_eigenpairs(tall, small)
+    checks.identity("74 and 75", matrix_of(values, vectors), tall @ torch.linalg.solve(small, tall.T))
+    gram = vectors.T @ vectors
+    assert (gram - torch.eye(len(gram))).abs().max() > 0.1
+    # So the closed form (6) with them is not the iteration of their own matrix.
+    noisy, top = to_matrix(kernel.image), values[0]
+    right = twicing(matrix_of(values, vectors) / top, noisy, 20)
+    checks.printed_fails("74", SpectralFilter(values / top, vectors).apply(noisy, 20), right, at_least=0.05)
+    orthonormal = orthonormal_eigenpairs(tall, small)
+    scaled = SpectralFilter(orthonormal[0] / top, orthonormal[1])
+    checks.identity("6", scaled.apply(noisy, 20), right)
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 56])
+def test_orthonormal_eigenpairs_diagonalise_the_same_matrix(kernel, count):
+    tall, small = blocks(kernel, count)
+    values, vectors = orthonormal_eigenpairs(tall, small)
+    assert (values.diff() <= 0).all()
+    checks.identity("74", vectors.T @ vectors, torch.eye(count).double())
+    checks.identity("75", matrix_of(values, vectors), tall @ torch.linalg.solve(small, tall.T))
+    reference = torch.linalg.eigvalsh(tall @ torch.linalg.solve(small, tall.T)).flip(0)[:count]
+    checks.identity("75", values, reference)
+
+
+@pytest.mark.parametrize("t", [1, 40, 1000])
+def test_all_columns_are_the_exact_filter(kernel, t):
+    exact = SpectralFilter.from_matrix(kernel.dense()).scaled()
+    every = nystrom_filter(kernel, kernel.patches_at(torch.arange(kernel.pixels))).scaled()
+    noisy = to_matrix(kernel.image)
+    checks.identity("6", every.apply(noisy, t), exact.apply(noisy, t))
+    checks.identity("6", every.degrees_of_freedom(t), exact.degrees_of_freedom(t))
+    clean = to_matrix(smooth_image(3, 7, 8))
+    checks.identity("7", every.mean_squared_error(clean, 0.1, t), exact.mean_squared_error(clean, 0.1, t))
+
+
+@pytest.mark.parametrize("memory", [0, nystrom.COLUMN_MEMORY])
+def test_streamed_filter_is_the_dense_one(kernel, memory, monkeypatch):
+    monkeypatch.setattr("ntkbook.kernels.TILE_ENTRIES", 15 * 8)  # one image row at a time
+    columns = uniform_columns(kernel.pixels, 15, seed=0)
+    filter_ = nystrom_filter(kernel, kernel.patches_at(columns), memory)
+    assert (filter_.basis.kept is None) == (memory == 0)
+    assert len(list(filter_.basis.blocks())) == (7 if memory == 0 else 1)
+    dense = SpectralFilter(*orthonormal_eigenpairs(*nystrom_blocks(kernel, columns)))
+    checks.identity("75", filter_.eigenvalues, dense.eigenvalues)
+    vectors = eigenvectors(filter_)
+    checks.identity("74", vectors.T @ vectors, torch.eye(15).double())
+    checks.identity("74", filter_.basis.T @ kernel.image.flatten(1).T, vectors.T @ kernel.image.flatten(1).T)
+    checks.identity("75", matrix_of(filter_.eigenvalues, vectors), nystrom_matrix(kernel, columns))
+    for t in (1, 2.5, 60):
+        noisy = to_matrix(kernel.image)
+        checks.identity("6", filter_.scaled().apply(noisy, t), dense.scaled().apply(noisy, t))
+
+
+def test_kept_columns_are_bounded_by_the_memory(kernel):
+    landmarks = kernel.patches_at(torch.arange(10))
+    size = kernel.pixels * 10 * 8
+    assert nystrom_filter(kernel, landmarks, size).basis.kept is not None
+    assert nystrom_filter(kernel, landmarks, size - 1).basis.kept is None
+
+
+@pytest.mark.parametrize("make", [random_image, posterised_image])
+def test_single_precision_is_orthonormal_to_a_hundredth_and_follows_double(make):
+    image = make(3, 9, 9)
+    columns = uniform_columns(81, 30, seed=1)
+    single, double = (PatchKernel(image.to(dtype), 3) for dtype in (torch.float32, torch.float64))
+    filter_ = nystrom_filter(single, single.patches_at(columns)).scaled()
+    exact = nystrom_filter(double, double.patches_at(columns)).scaled()
+    vectors = eigenvectors(filter_)
+    assert vectors.dtype == torch.float32
+    assert (vectors.T @ vectors - torch.eye(vectors.shape[1])).abs().max() < 1e-2
+    for t in (1, 100):
+        got, expected = filter_.apply(to_matrix(image).float(), t), exact.apply(to_matrix(image), t)
+        assert (got - expected).abs().max() < 1e-3
+
+
+def test_landmarks_that_repeat_add_nothing(kernel):
+    once = kernel.patches_at(torch.tensor([3, 17, 30, 44]))
+    filter_, repeated = nystrom_filter(kernel, once), nystrom_filter(kernel, torch.cat([once, once[:2], once[:1]]))
+    checks.identity("75", repeated.eigenvalues, filter_.eigenvalues)
+    noisy = to_matrix(kernel.image)
+    checks.identity("6", repeated.scaled().apply(noisy, 30), filter_.scaled().apply(noisy, 30))
+
+
+def test_landmarks_need_not_be_pixels(kernel):
+    """Of any patches p: the matrix is k(., p) k(p, p)^-1 k(p, .)."""
+    landmarks = random_image(4, 3, 9, seed=5).reshape(4, 27)
+    filter_ = nystrom_filter(kernel, landmarks)
+    tall = torch.cat([block for _, block in kernel.against(landmarks)])
+    norms = landmarks.norm(dim=1)
+    small = kernel.affinity(landmarks @ landmarks.T, norms[:, None], norms)
+    expected = tall @ torch.linalg.solve(small, tall.T)
+    checks.identity("75", matrix_of(filter_.eigenvalues, eigenvectors(filter_)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("memory", [0, nystrom.COLUMN_MEMORY])
+def test_constant_image_has_rank_one_and_is_kept(dtype, memory):
+    image = torch.full((3, 6, 6), 0.3, dtype=dtype)
+    kernel = PatchKernel(image, 3)
+    filter_ = nystrom_filter(kernel, kernel.patches_at(torch.arange(12)), memory).scaled()
+    assert len(filter_.eigenvalues) == 1
+    torch.testing.assert_close(filter_.apply(to_matrix(image), 1), to_matrix(image))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_black_image_passes_nothing(selection):
+    image = torch.zeros(3, 6, 6)
+    kernel = PatchKernel(image, 3)
+    columns = select_columns(kernel, 10, selection)
+    assert 1 <= len(columns) <= 10
+    filter_ = nystrom_filter(kernel, kernel.patches_at(columns)).scaled()
+    assert len(filter_.eigenvalues) == 0
+    assert torch.equal(filter_.apply(torch.ones(36, 3), 10), torch.zeros(36, 3))
+
+
+def test_zero_patches_among_the_landmarks():
+    image = torch.zeros(1, 6, 6, dtype=torch.float64)
+    image[0, 2:4, 1:3] = random_image(1, 2, 2)[0]
+    kernel = PatchKernel(image, 3, padding="zeros")
+    every = torch.arange(36)
+    assert (kernel.patches_at(every).norm(dim=1) == 0).sum() == 20
+    exact = SpectralFilter.from_matrix(kernel.dense()).scaled()
+    filter_ = nystrom_filter(kernel, kernel.patches_at(every)).scaled()
+    assert len(filter_.eigenvalues) <= 16
+    checks.identity("6", filter_.apply(to_matrix(image), 25), exact.apply(to_matrix(image), 25), rtol=1e-9)
+
+
+@REPRODUCIBLE
+@given(st.integers(1, 12), st.integers(1, 12), st.data())
+def test_uniform_and_grid_columns_are_different_pixels(height, width, data):
+    count = data.draw(st.integers(1, height * width))
+    for columns in (uniform_columns(height * width, count, seed=3), grid_columns(height, width, count)):
+        assert columns.dtype == torch.int64
+        assert (columns.diff() > 0).all()  # sorted, so none repeats
+        assert columns[0] >= 0
+        assert columns[-1] < height * width
+    assert len(uniform_columns(height * width, count, seed=3)) == count
+    assert count / 4 <= len(grid_columns(height, width, count)) <= count
+
+
+def test_grid_of_a_square_image_is_regular_and_centred():
+    assert grid_columns(6, 6, 9).tolist() == [7, 9, 11, 19, 21, 23, 31, 33, 35]
+    assert grid_columns(2, 3, 6).tolist() == list(range(6))
+
+
+def test_uniform_columns_are_uniform():
+    counts = torch.zeros(20)
+    for seed in range(2000):
+        counts[uniform_columns(20, 5, seed)] += 1
+    spread = math.sqrt(2000 * 0.25 * 0.75)
+    assert (counts - 500).abs().max() < math.sqrt(4**2 + 2 * math.log(20)) * spread
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_columns_are_determined_by_the_seed_and_do_not_repeat(kernel, selection):
+    first, again = (select_columns(kernel, 20, selection, seed=4) for _ in range(2))
+    other = select_columns(kernel, 20, selection, seed=5)
+    assert torch.equal(first, again)
+    assert len(first.unique()) == len(first) <= 20
+    assert torch.equal(first, other) == (selection == "grid")
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("count", [0, 57, -3])
+def test_counts_out_of_range_are_refused(kernel, selection, count):
+    with pytest.raises(ValueError, match=f"between 1 and 56, the number of pixels, not {count}"):
+        select_columns(kernel, count, selection)
+
+
+def test_an_unknown_selection_is_refused(kernel):
+    with pytest.raises(
+        ValueError, match="Unknown selection of columns 'leverage'; accepted are uniform, grid, residual"
+    ):
+        select_columns(kernel, 5, "leverage")
+
+
+@dataclass(frozen=True)
+class MatrixKernel:
+    """A kernel given as a matrix, with what :func:`residual_columns` asks of a patch kernel."""
+
+    matrix: Tensor
+
+    @property
+    def pixels(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def image(self) -> Tensor:
+        return self.matrix
+
+    def diagonal(self) -> Tensor:
+        return self.matrix.diagonal()
+
+    def columns(self, pixels: Tensor) -> Tensor:
+        return self.matrix[:, pixels]
+
+
+def trace_left_out(matrix: Tensor, columns: Tensor) -> float:
+    residual = matrix - matrix[:, columns] @ torch.linalg.pinv(matrix[columns][:, columns]) @ matrix[columns]
+    return (residual.trace() / matrix.trace()).item()
+
+
+def low_rank_with_spikes() -> Tensor:
+    """Rank 3 everywhere, and 8 of 200 pixels with a large diagonal entry of their own."""
+    factor = random_image(1, 200, 3, seed=2)[0]
+    spikes = torch.zeros(200, dtype=torch.float64)
+    spikes[torch.arange(7, 200, 25)] = 5
+    return factor @ factor.T + torch.diag(spikes)
+
+
+def test_residual_columns_find_the_spikes_that_uniform_ones_miss():
+    matrix = low_rank_with_spikes()
+    for seed in range(5):
+        residual = residual_columns(MatrixKernel(matrix), 20, seed, block=4)
+        uniform = uniform_columns(200, 20, seed)
+        assert trace_left_out(matrix, residual) < 1e-10
+        assert trace_left_out(matrix, uniform) > 0.2
+        assert len(residual) <= 20
+
+
+def test_residual_columns_stop_when_the_rank_is_used_up():
+    factor = random_image(1, 50, 3, seed=2)[0]
+    columns = residual_columns(MatrixKernel(factor @ factor.T), 40, seed=0, block=1)
+    assert len(columns) == 3
+    constant = PatchKernel(torch.full((1, 9, 9), 0.25), 3)
+    assert len(residual_columns(constant, 60, seed=0, block=10)) == 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_gpu_gives_the_same_filter(selection):
+    image = random_image(3, 12, 12)
+    results = []
+    for device in ("cpu", "cuda"):
+        kernel = PatchKernel(image.to(device), 3)
+        columns = select_columns(kernel, 40, selection)
+        filter_ = nystrom_filter(kernel, kernel.patches_at(columns)).scaled()
+        results.append(filter_.apply(to_matrix(image.to(device)), 50).cpu())
+    checks.identity("6", results[1], results[0], rtol=1e-8)

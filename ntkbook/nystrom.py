@@ -15,7 +15,7 @@ from scipy.linalg.lapack import dpstrf, dtrtri
 from torch import Tensor
 
 from ntkbook.filters import SpectralFilter
-from ntkbook.kernels import PatchKernel
+from ntkbook.kernels import TILE_ENTRIES, PatchKernel
 
 SELECTIONS = ("uniform", "grid", "residual")
 COLUMN_MEMORY = 2**30  # bytes of columns kept between two passes; more are computed again
@@ -131,7 +131,7 @@ class NystromBasis:
     Args:
         kernel: the patch kernel whose columns C are.
         landmarks: patches of the columns, shape (m, channels * size**2).
-        mixing: shape (m, rank).
+        mixing: shape (m, rank), float64: its entries are large and cancel.
         kept: C, shape (pixels, m), when it fits in memory; else it is computed again, block by block, at each product.
     """
 
@@ -146,14 +146,18 @@ class NystromBasis:
         return TransposedBasis(self)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows of C with their slices of pixels; all of it as one block when it is kept."""
-        if self.kept is not None:
-            return iter([(slice(0, self.kernel.pixels), self.kept)])
-        return self.kernel.against(self.landmarks)
+        """Blocks of rows of C with their slices of pixels."""
+        if self.kept is None:
+            yield from self.kernel.against(self.landmarks)
+            return
+        step = max(1, TILE_ENTRIES // len(self.landmarks))
+        for start in range(0, self.kernel.pixels, step):
+            where = slice(start, min(start + step, self.kernel.pixels))
+            yield where, self.kept[where]
 
     def __matmul__(self, coefficients: Tensor) -> Tensor:
         """(rank, k) -> (pixels, k)."""
-        mixed = self.mixing @ coefficients
+        mixed = (self.mixing @ coefficients.to(self.mixing.dtype)).to(self.landmarks.dtype)
         product = mixed.new_empty(self.kernel.pixels, mixed.shape[1])
         for where, block in self.blocks():
             torch.matmul(block, mixed, out=product[where])
@@ -168,8 +172,9 @@ class TransposedBasis:
 
     def __matmul__(self, image: Tensor) -> Tensor:
         """(pixels, k) -> (rank, k)."""
-        total = sum(block.T @ image[where] for where, block in self.basis.blocks())
-        return self.basis.mixing.T @ total
+        mixing = self.basis.mixing
+        total = sum((block.T @ image[where]).to(mixing.dtype) for where, block in self.basis.blocks())
+        return (mixing.T @ total).to(image.dtype)
 
 
 def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_MEMORY) -> SpectralFilter:
@@ -196,7 +201,7 @@ def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_
         if kept is not None:
             kept[where] = block
     mixing, values = _mixing(small, gram.triu() + gram.triu(1).T, landmarks.dtype)
-    basis = NystromBasis(kernel, landmarks, mixing.to(landmarks.dtype), kept)
+    basis = NystromBasis(kernel, landmarks, mixing, kept)
     return SpectralFilter(values, basis)
 
 

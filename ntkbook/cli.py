@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-DeviceOption = Annotated[str, typer.Option(help="auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.")]
+DeviceOption = Annotated[str, typer.Option(help="auto (cuda where there is one, then cpu), cpu, cuda or cuda:N.")]
 ResultsOption = Annotated[
     Path | None, typer.Option(help="Folder of the records; default: $NTKBOOK_RESULTS, or results of the checkout.")
 ]

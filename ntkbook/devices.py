@@ -6,34 +6,30 @@ import time
 import torch
 
 SCALES = ("quick", "paper")
+ACCEPTED = "auto, cpu, cuda and cuda:N"
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device of that name; ``"auto"`` takes cuda, then mps, then cpu.
+    """The device of that name; ``"auto"`` takes cuda where there is one, then cpu.
 
     Raises:
-        ValueError: the name is not a device, or the device is not on this machine.
+        ValueError: the name is not a device, the device is not on this machine, or it has no double precision.
     """
     if name == "auto":
-        present = [kind for kind in ("cuda", "mps") if _present(kind)]
-        return torch.device(present[0] if present else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"Unknown device {name!r}; accepted are auto, cpu, cuda, cuda:N and mps.") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"Unknown device {name!r}; accepted are auto, cpu, cuda, cuda:N and mps.")
-    if not _present(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"Unknown device {name!r}; accepted are {ACCEPTED}.") from None
+    if device.type == "mps":
         raise ValueError(
-            f"The device {name!r} is not on this machine; cpu always is, and auto takes the best one there."
+            f"The device {name!r} has no double precision, which the filters need; accepted are {ACCEPTED}."
         )
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"Unknown device {name!r}; accepted are {ACCEPTED}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"The device {name!r} is not on this machine; cpu always is, auto takes the best.")
     return device
-
-
-def _present(kind: str) -> bool:
-    if kind == "cuda":
-        return torch.cuda.is_available()
-    return kind == "cpu" or torch.backends.mps.is_available()
 
 
 class Chapter:

@@ -81,7 +81,7 @@ def check_dtype(dtype: torch.dtype) -> torch.dtype:
 def read(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Tensor:
     """Read a PNG, JPEG, TIFF or WebP file.
 
-    8-bit and 16-bit files are divided by 255 and 65535; floating-point TIFF must already lie in about [0, 1] (unclipped noise may leave it).
+    8-bit and 16-bit files are divided by 255 and 65535; floating-point TIFF must lie in about [0, 1].
     One-bit and grey files give one channel; palette, CMYK and the like are converted to RGB. An alpha channel
     is dropped, not composited over some background. The EXIF orientation is applied. Of an animation the
     first frame is read.
@@ -143,8 +143,8 @@ def decode(content: bytes, what: str, dtype: torch.dtype = torch.float32) -> Ten
             raise ValueError(f"{what} holds {count} floating-point pixels that are NaN or infinite; none is accepted")
         if values.min() < FLOAT_RANGE[0] or values.max() > FLOAT_RANGE[1]:
             raise ValueError(
-                f"{what} holds floating-point pixels from {values.min():.3g} to {values.max():.3g}, far outside [0, 1], "
-                "so their scale is not known; divide them by the white level"
+                f"{what} holds floating-point pixels from {values.min():.3g} to {values.max():.3g}, far outside [0, 1], so "
+                "their scale is not known; divide them by the white level"
             )
     else:
         raise ValueError(f"{what} holds {values.dtype} pixels; accepted are 1, 8 and 16 bits and floats in [0, 1]")

@@ -42,7 +42,7 @@ def noisy_file(tmp_path) -> Path:
         (("--patch-size", 33), "a patch of 33 x 33 does not fit in an image of 32 x 32", 1),
         (("--selection", "best"), "'best'; accepted are uniform, grid, residual", 1),
         (("--seed", -1), "--seed is -1; a whole number of 0 or more", 1),
-        (("--device", "abacus"), "'abacus'; accepted are auto, cpu, cuda, cuda:N and mps", 1),
+        (("--device", "abacus"), "'abacus'; accepted are auto, cpu, cuda and cuda:N", 1),
         (("--device", "cuda:99"), "'cuda:99' is not on this machine; cpu always is", 1),
         (("--device", "meta"), "'meta'; accepted are", 1),
         (("--fast",), "No such option: --fast", 2),

@@ -7,7 +7,7 @@ import torch
 from tiny_images import posterised_image, random_image, smooth_image
 from torch import Tensor
 
-from ntkbook import checks, kernels, nystrom
+from ntkbook import checks, nystrom
 from ntkbook.filters import SpectralFilter, twicing
 from ntkbook.images import to_matrix
 from ntkbook.kernels import PatchKernel

@@ -6,7 +6,6 @@ imported inside the commands, so that ``--help`` answers at once.
 
 import contextlib
 import math
-import os
 import re
 import sys
 import time
@@ -78,7 +77,9 @@ def denoise(
 
     The noise level serves only to choose the number of iterations. OUT appears once it is complete.
     """
-    _check_target(target)
+    from ntkbook.image_files import check_writable
+
+    check_writable(target)
     if sigma is not None and not 0 <= sigma < math.inf:
         raise ValueError(f"--sigma is {sigma:g}; a finite number of 0 or more is needed, on the scale 0 to 255")
     if seed < 0:
@@ -107,20 +108,6 @@ def denoise(
         seconds = time.perf_counter() - started
         how = _iterations(found, iterations is None, noise_std)
         typer.echo(f"{target}: {width} x {height} {kind}, {level}, {how}, {seconds:.1f} s on {place}")
-
-
-def _check_target(target: Path) -> None:
-    """Refuse an output that could not be written, before any work is done; `save` checks again."""
-    from ntkbook.image_files import WRITABLE
-
-    if target.is_dir():
-        raise IsADirectoryError(f"cannot write {target}: it is a directory")
-    if target.suffix.lower() not in WRITABLE:
-        raise ValueError(f"cannot write {target}: the suffix must be one of {', '.join(WRITABLE)}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {target}: there is no folder {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"cannot write {target}: the folder {target.parent} may not be written to")
 
 
 def _iterations(found: "Restoration", chosen: bool, noise_std: float | None) -> str:

@@ -143,8 +143,8 @@ def decode(content: bytes, what: str, dtype: torch.dtype = torch.float32) -> Ten
             raise ValueError(f"{what} holds {count} floating-point pixels that are NaN or infinite; none is accepted")
         if values.min() < FLOAT_RANGE[0] or values.max() > FLOAT_RANGE[1]:
             raise ValueError(
-                f"{what} holds floating-point pixels from {values.min():.3g} to {values.max():.3g}, far outside [0, 1], so "
-                "their scale is not known; divide them by the white level"
+                f"{what} holds floating-point pixels from {values.min():.3g} to {values.max():.3g}, "
+                "far outside [0, 1], so their scale is not known; divide them by the white level"
             )
     else:
         raise ValueError(f"{what} holds {values.dtype} pixels; accepted are 1, 8 and 16 bits and floats in [0, 1]")
@@ -237,20 +237,35 @@ def save(image: Tensor, path: str | os.PathLike[str]) -> None:
         ValueError: If the suffix is none of these, or the image is not one of 1 or 3 channels.
         FileNotFoundError: If the folder does not exist.
         IsADirectoryError: If the path is a directory.
+        PermissionError: If the folder may not be written to.
         OSError: If the file cannot be written.
     """
     check_image(image)
     path = Path(path)
-    if path.suffix.lower() not in WRITABLE:
-        raise ValueError(f"cannot write {path}: the suffix must be one of {', '.join(WRITABLE)}")
+    check_writable(path)
     if image.shape[0] not in (1, 3):
         raise ValueError(f"cannot write {path}: an image file needs 1 or 3 channels, got {image.shape[0]}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a directory")
     kind, options = WRITABLE[path.suffix.lower()]
     _write_atomically(path, encode(image, kind, **options))
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that :func:`save` could not write to, before there is anything to write.
+
+    Raises:
+        ValueError: If the suffix is not that of a known format.
+        FileNotFoundError: If the folder does not exist.
+        IsADirectoryError: If the path is a directory.
+        PermissionError: If the folder may not be written to.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a directory")
+    if path.suffix.lower() not in WRITABLE:
+        raise ValueError(f"cannot write {path}: the suffix must be one of {', '.join(WRITABLE)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {path.parent} may not be written to")
 
 
 def encode(image: Tensor, kind: str = "PNG", **options: object) -> bytes:

@@ -266,7 +266,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_an_unwritable_folder(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(PermissionError, match=r"cannot write .*a\.png: Permission denied"):
+        with pytest.raises(PermissionError, match=r"cannot write .*a\.png: the folder .* may not be written to"):
             images.save(torch.zeros(3, 4, 4), tmp_path / "a.png")
     finally:
         tmp_path.chmod(0o700)

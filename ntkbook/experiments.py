@@ -176,7 +176,7 @@ def run(configuration: Configuration, device: torch.device) -> Record:
     """Run one configuration.
 
     Args:
-        configuration: what to run; its method must be one of :data:`METHODS`.
+        configuration: what to run; its method must be one of ``METHODS``.
         device: where.
 
     Returns:

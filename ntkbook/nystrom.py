@@ -178,7 +178,9 @@ class TransposedBasis:
 
 
 def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_MEMORY) -> SpectralFilter:
-    """The filter of Nystrom's matrix from landmark patches; scale it (:meth:`SpectralFilter.scaled`) before twicing.
+    """The filter of Nystrom's matrix from landmark patches.
+
+    Scale it, by :meth:`ntkbook.filters.SpectralFilter.scaled`, before twicing.
 
     Args:
         kernel: the patch kernel.

@@ -167,7 +167,7 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     reached as ``./house``.
 
     Args:
-        name_or_path: A Set9 name in any case (see :data:`SET9`), or a path; a :class:`~pathlib.Path` is
+        name_or_path: A Set9 name in any case (see ``SET9``), or a path; a :class:`~pathlib.Path` is
             always a path.
         dtype: Floating-point dtype of the result.
 

@@ -114,7 +114,7 @@ def denoise_ntk(
         image: shape (height, width), or with channels along ``channel_axis``. Floating-point images lie in about
             [0, 1] (noise may leave it); integer images are scaled to [0, 1] by the range of their type.
         sigma: standard deviation of the noise, on the scale [0, 1]; None estimates it
-            (:func:`skimage.restoration.estimate_sigma`).
+            (``skimage.restoration.estimate_sigma``).
         iterations: t of twicing; None chooses it by Monte Carlo SURE, without a clean image.
         columns: columns of the kernel that are computed; None takes 700, or every pixel of a smaller image.
         patch_size: side of the patches in pixels, odd.

@@ -1,8 +1,8 @@
 """What a run gave, where it ran, and the JSON text that says both.
 
-A :class:`Record` joins a :class:`Configuration` with the run's numbers and its :class:`Provenance`. Its JSON
-has a fixed order of keys, so that it can be compared line by line, and a digest, so that an altered or
-truncated file is noticed. Loading one executes nothing and validates everything.
+A :class:`Record` joins a :class:`~ntkbook.configuration.Configuration` with the run's numbers and its
+:class:`Provenance`. Its JSON has a fixed order of keys, so that it can be compared line by line, and a digest, so
+that an altered or truncated file is noticed. Loading one executes nothing and validates everything.
 """
 
 from __future__ import annotations

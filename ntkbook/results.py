@@ -77,8 +77,8 @@ class Store:
 
         Raises:
             RecordError: when a record of this configuration is there and differs beyond rounding (the best
-                iteration, or 0.005 dB in any PSNR, see :meth:`Record.disagreement`), or cannot be read. The
-                first one is kept.
+                iteration, or 0.005 dB in any PSNR, see :meth:`~ntkbook.records.Record.disagreement`), or cannot
+                be read. The first one is kept.
         """
         path = self.path(record.configuration)
         if not self._accepts(record):
@@ -107,16 +107,16 @@ class Store:
         """The records whose configuration has every value asked for.
 
         Args:
-            criteria: fields of :class:`Configuration`. ``settings`` takes a mapping, of which every item must
-                be there; other settings may have any value. Equal numbers match (25 and 25.0), as do lists
-                and tuples.
+            criteria: fields of :class:`~ntkbook.configuration.Configuration`. ``settings`` takes a mapping,
+                of which every item must be there; other settings may have any value. Equal numbers match (25 and
+                25.0), as do lists and tuples.
 
         Returns:
             The records, in the order of their files' names.
 
         Raises:
-            ValueError: for a criterion that is not a field of :class:`Configuration`, or settings that are
-                not a mapping.
+            ValueError: for a criterion that is not a field of :class:`~ntkbook.configuration.Configuration`,
+                or settings that are not a mapping.
             RecordError: when a file in the store is malformed, altered, truncated or misplaced.
         """
         names = [item.name for item in dataclasses.fields(Configuration)]

@@ -26,6 +26,7 @@ MATHJAX = "vendor/mathjax/es5/tex-mml-chtml.js"
 REQUIREJS = "vendor/requirejs/require.js"
 # In book/_static; loaded only with the widgets.
 WIDGET_PATHS = "widget-paths.js"
+MATHJAX_HUB = "mathjax-hub.js"
 HTML_MANAGER = "vendor/html-manager/dist/embed-amd.js"
 
 
@@ -42,11 +43,12 @@ def is_fetched(app: Sphinx) -> bool:
 
 def point_at_own_copies(app: Sphinx, config: Config) -> None:
     """Replace the CDN addresses by the site's own."""
+    config.nb_ipywidgets_js = {MATHJAX_HUB: {}, **config.nb_ipywidgets_js}
     if not is_fetched(app):
         LOGGER.info("`make book` has not fetched .vendor/: the pages will load MathJax and widgets from a CDN")
         return
     config.mathjax_path = MATHJAX
-    config.nb_ipywidgets_js = {REQUIREJS: {}, WIDGET_PATHS: {}, HTML_MANAGER: {}}
+    config.nb_ipywidgets_js = {MATHJAX_HUB: {}, REQUIREJS: {}, WIDGET_PATHS: {}, HTML_MANAGER: {}}
 
 
 def copy_to_output(app: Sphinx, exception: Exception | None) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,9 @@ def test_ctrl_c_on_a_terminal_with_a_progress_bar(tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     command = [sys.executable, "-m", "ntkbook", "denoise", "noisy.png", "out.png", "--columns", "1000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs)
+    # Whoever runs these tests in the background has Ctrl-C ignored, and a child would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, preexec_fn=heed)
     os.close(theirs)
     shown = b""
     try:

@@ -199,7 +199,7 @@ def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_
     gram = torch.zeros_like(small)
     kept = landmarks.new_empty(kernel.pixels, count) if fits else None
     for where, block in kernel.against(landmarks):
-        _add_gram(gram, block)
+        _add_gram(gram, block.double())  # in float32 the small eigenvectors would not come out orthogonal
         if kept is not None:
             kept[where] = block
     mixing, values = _mixing(small, gram.triu() + gram.triu(1).T, landmarks.dtype)
@@ -208,13 +208,15 @@ def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_
 
 
 def _add_gram(gram: Tensor, block: Tensor) -> None:
-    # float64, or the small eigenvectors are not orthogonal; strips of the upper triangle, or that would cost double.
-    block = block.double()
-    count = len(gram)
-    step = -(-count // 8)
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        gram[:stop, start:stop] += block[:, :stop].T @ block[:, start:stop]
+    # The upper triangle only, by halves: the rest is its mirror, and would cost half as much again.
+    if len(gram) <= 256:
+        gram.addmm_(block.T, block)
+        return
+    half = len(gram) // 2
+    left, right = block[:, :half], block[:, half:]
+    _add_gram(gram[:half, :half], left)
+    _add_gram(gram[half:, half:], right)
+    gram[:half, half:].addmm_(left.T, right)
 
 
 def _mixing(small: Tensor, gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ def denoise(
         _whole("Columns of the kernel; default: 700, or all pixels of a smaller picture."),
     ] = None,
     patch_size: Annotated[int, _whole("Side of the patches in pixels, odd.")] = 11,
-    selection: Annotated[str, typer.Option(help="Which columns: grid, uniform or residual.")] = "grid",
+    selection: Annotated[str, typer.Option(help="Which columns: uniform, grid or residual.")] = "uniform",
     seed: Annotated[int, _whole("Of the columns' draw and of SURE's probe.")] = 0,
     device: DeviceOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no line.")] = False,

@@ -42,7 +42,7 @@ def restore(
     iterations: float | None = None,
     columns: int | None = None,
     patch_size: int = 11,
-    selection: str = "grid",
+    selection: str = "uniform",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restoration:
@@ -54,7 +54,7 @@ def restore(
         iterations: t of twicing; None chooses it by Monte Carlo SURE, which builds the filter twice.
         columns: Nystrom's m; None takes 700, or every pixel of a smaller image.
         patch_size: side of the patches, odd.
-        selection: of the columns, ``"grid"``, ``"uniform"`` or ``"residual"``.
+        selection: of the columns, ``"uniform"``, ``"grid"`` or ``"residual"``.
         seed: of the columns' draw and of SURE's probe.
         progress: called with (pixels done, pixels in all) as the columns are computed.
 
@@ -99,7 +99,7 @@ def denoise_ntk(
     *,
     columns: int | None = None,
     patch_size: int = 11,
-    selection: str = "grid",
+    selection: str = "uniform",
     channel_axis: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -118,7 +118,7 @@ def denoise_ntk(
         iterations: t of twicing; None chooses it by Monte Carlo SURE, without a clean image.
         columns: columns of the kernel that are computed; None takes 700, or every pixel of a smaller image.
         patch_size: side of the patches in pixels, odd.
-        selection: which columns, ``"grid"``, ``"uniform"`` or ``"residual"``.
+        selection: which columns, ``"uniform"``, ``"grid"`` or ``"residual"``.
         channel_axis: axis of the channels; None for a grey image without one.
         seed: of everything drawn at random.
         device: ``"auto"`` (cuda where there is one, then cpu) or a device's name.

@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class Basis(Protocol):
-    """Orthonormal columns, shape (pixels, rank): a tensor, or anything that can be multiplied like one."""
+    """Orthonormal columns, shape (..., pixels, rank): a tensor, or anything that can be multiplied like one."""
 
     @property
-    def T(self) -> "Basis":
+    def mT(self) -> "Basis":
         """The transpose."""
 
     def __matmul__(self, other: Tensor) -> Tensor:
@@ -41,43 +41,44 @@ def twicing(filter_matrix: Tensor, noisy: Tensor, iterations: int) -> Tensor:
     return estimate
 
 
-def twicing_response(eigenvalues: Tensor, iterations: float) -> Tensor:
+def twicing_response(eigenvalues: Tensor, iterations: float | Tensor) -> Tensor:
     r"""What ``iterations`` steps of twicing pass of each eigenvector: :math:`1 - (1 - \lambda)^t`, from :eq:`eq-ntk-6`.
 
     Args:
         eigenvalues: :math:`\lambda` in [0, 2), any shape.
-        iterations: t, 0 or more; whole when an eigenvalue exceeds 1.
+        iterations: t, 0 or more; whole when an eigenvalue exceeds 1. One number, or a tensor that broadcasts
+            against the eigenvalues.
 
     Returns:
-        Responses, the shape of ``eigenvalues``, exact also for eigenvalues near 0.
+        Responses, the shape of ``eigenvalues`` (broadcast with ``iterations``), exact also for eigenvalues near 0.
 
     Raises:
         ValueError: an eigenvalue lies outside [0, 2), t is negative or infinite, or is fractional
             with an eigenvalue over 1.
     """
-    if len(eigenvalues) and not (eigenvalues.min() >= 0 and eigenvalues.max() < 2):
+    if eigenvalues.numel() and not (eigenvalues.min() >= 0 and eigenvalues.max() < 2):
         lowest, highest = eigenvalues.min().item(), eigenvalues.max().item()
         raise ValueError(
             f"Twicing needs eigenvalues in [0, 2), not from {lowest:.3g} to {highest:.3g}: scale the filter."
         )
-    if not 0 <= iterations < math.inf:
+    times = torch.as_tensor(iterations, dtype=eigenvalues.dtype, device=eigenvalues.device)
+    if not ((times >= 0) & times.isfinite()).all():
         raise ValueError(f"The number of iterations must be finite and 0 or more, not {iterations}.")
     over = eigenvalues > 1
-    if over.any() and iterations != int(iterations):
+    if over.any() and (times != times.floor()).any():
         raise ValueError(f"With eigenvalues above 1 the number of iterations must be whole, not {iterations}.")
-    if iterations == 0:
-        return torch.zeros_like(eigenvalues)
     # log1p and expm1 keep all digits where (1 - lambda)**t would round 1 - lambda to 1.
     size = torch.where(over, torch.log(eigenvalues - 1), torch.log1p(-eigenvalues))
-    even = int(iterations) % 2 == 0
-    return torch.where(over & (not even), 1 + torch.exp(iterations * size), -torch.expm1(iterations * size))
+    power = torch.where(times == 0, 0.0, times * size)  # 0 times minus infinity is 0 here
+    return torch.where(over & (times % 2 == 1), 1 + torch.exp(power), -torch.expm1(power))
 
 
 @dataclass(frozen=True)
 class SpectralFilter:
     """A positive semidefinite filter known through eigenvalues and orthonormal eigenvectors.
 
-    What lies outside the span of the eigenvectors has eigenvalue 0 and never passes.
+    What lies outside the span of the eigenvectors has eigenvalue 0 and never passes. It can be a batch of filters:
+    ``scaled``, ``response`` and ``apply`` then work on each, with the batch's axes in front of every shape.
 
     Args:
         eigenvalues: shape (rank,), float64, in [0, 2), largest first.
@@ -98,29 +99,29 @@ class SpectralFilter:
 
         A zero filter, such as the one of a black image, stays as it is.
         """
-        top = self.eigenvalues.max().item() if len(self.eigenvalues) else 0.0
-        return replace(self, eigenvalues=self.eigenvalues * (largest / top)) if top > 0 else self
+        top = self.eigenvalues[..., :1]
+        return replace(self, eigenvalues=self.eigenvalues / torch.where(top > 0, top / largest, 1.0))
 
-    def response(self, iterations: float) -> Tensor:
+    def response(self, iterations: float | Tensor) -> Tensor:
         """:func:`twicing_response` of this filter's eigenvalues, shape (rank,)."""
         return twicing_response(self.eigenvalues, iterations)
 
-    def apply(self, noisy: Tensor, iterations: float) -> Tensor:
+    def apply(self, noisy: Tensor, iterations: float | Tensor) -> Tensor:
         r"""Twicing in closed form, :eq:`eq-ntk-6`: :math:`z^t = \sum_i (1-(1-\lambda_i)^t)(v_i^T y) v_i`.
 
         Args:
             noisy: y, shape (pixels, channels).
-            iterations: t, 0 or more.
+            iterations: t, 0 or more; for a batch one number, or a tensor (..., 1).
 
         Returns:
             :math:`z^t`, shape (pixels, channels).
         """
         passed = self.response(iterations).to(noisy.dtype)
-        return self.basis @ (passed[:, None] * (self.basis.T @ noisy))
+        return self.basis @ (passed[..., None] * (self.basis.mT @ noisy))
 
     def iterates(self, noisy: Tensor, times: Sequence[float], memory: int = 2**28) -> Iterator[tuple[float, Tensor]]:
         """``(t, z^t)`` for many t, several at a time in one product, in at most ``memory`` bytes of pictures."""
-        energy = self.basis.T @ noisy
+        energy = self.basis.mT @ noisy
         together = max(1, memory // (noisy.numel() * noisy.element_size()))
         for start in range(0, len(times), together):
             group = times[start : start + together]
@@ -138,7 +139,7 @@ class SpectralFilter:
 
         The part of the clean image outside the span of the eigenvectors has eigenvalue 0 and counts in full.
         """
-        energy = (self.basis.T @ clean).double().square().sum(dim=1)
+        energy = (self.basis.mT @ clean).double().square().sum(dim=1)
         outside = clean.double().square().sum() - energy.sum()
         return ((1 - self.response(iterations)) ** 2 @ energy + outside.clamp_min(0)).item()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntkbook.images import extract_patches, patches
+from ntkbook.images import extract_patches, patches, patches_around
 
 Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -21,27 +21,32 @@ TILE_ENTRIES = 2**20  # kernel entries worked on at a time: 4 MB in float32, sma
 DENSE_LIMIT = 4 * 2**30  # bytes; a 128x128 image takes 1 GiB in float32 and 2 GiB in float64
 
 
-def relu_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor) -> Tensor:
+def relu_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, first_layer: float = 0.0) -> Tensor:
     r"""Affinity of the relu network with one hidden layer, in the limit of many channels.
 
     :eq:`eq-ntk-16`: :math:`\frac{\|x_i\|\|x_j\|}{\pi}(\sin\varphi + (\pi - \varphi)\cos\varphi)`, the arc-cosine
     kernel of order one. It is the covariance of the network's output at initialisation and the part of the
-    tangent kernel that belongs to the last layer.
+    tangent kernel that belongs to the last layer. The first layer adds a multiple of
+    :math:`\frac{\|x_i\|\|x_j\|}{\pi}(\pi - \varphi)\cos\varphi`.
 
     Args:
         gram: inner products of patches, any shape, such as (n, m).
         norms_i: Euclidean norms of the first patches, broadcasting against ``gram``, such as (n, 1).
         norms_j: Euclidean norms of the second patches, likewise, such as (m,).
+        first_layer: how much of the first layer's part is added; 0 is (16), 1 the tangent kernel of both layers
+            in the NTK parametrisation.
 
     Returns:
-        Affinities, the shape of ``gram``, between 0 and ``norms_i * norms_j`` up to rounding; exactly 0 where a
-        patch is zero.
+        Affinities, the shape of ``gram``, between 0 and ``(1 + first_layer) * norms_i * norms_j`` up to rounding;
+        exactly 0 where a patch is zero.
     """
-    scale = norms_i * norms_j
-    cosine = (gram / scale).nan_to_num_(0.0).clamp_(-1, 1)  # 0/0 at zero patches
-    rest = torch.acos(cosine).neg_().add_(math.pi)
-    sine = cosine.square().neg_().add_(1).sqrt_()
-    return sine.add_(rest.mul_(cosine)).mul_(scale).div_(math.pi)  # in place: memory is what limits the speed
+    # One pass over memory for each call, nearly all in place: the passes are what takes the time. The cosine's
+    # sign is turned, for acos(-c) = pi - acos(c).
+    tiny = math.sqrt(torch.finfo(gram.dtype).tiny)  # for zero patches: 0 / tiny**2 is 0
+    negative = (gram / (norms_i.clamp_min(tiny) * -norms_j.clamp_min(tiny))).clamp_(-1, 1)
+    sine = torch.rsub(negative.square(), 1).sqrt_()
+    mixed = torch.acos(negative).mul_(negative)
+    return sine.sub_(mixed, alpha=1 + first_layer).mul_(norms_i / math.pi).mul_(norms_j)
 
 
 def nlm_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, bandwidth: float) -> Tensor:
@@ -69,8 +74,11 @@ def nlm_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, bandwidth: floa
 class PatchKernel:
     """The Gram matrix of an affinity on all patches of one image, computed on demand.
 
+    Of one image, or of a batch of images of one size, each with a Gram matrix of its own: every shape below then has
+    the batch's axes in front.
+
     Args:
-        image: shape (channels, height, width); for the paper's kernel it is centred, in [-0.5, 0.5] (Appendix I).
+        image: shape (..., channels, height, width); for the paper's kernel it is centred, in [-0.5, 0.5] (Appendix I).
         size: side of the square patch, odd: the network's receptive field.
         affinity: function of (inner products, norms, norms), such as :func:`relu_affinity`.
         padding: ``"reflect"``, ``"zeros"`` or ``"circular"``, how patches go on past the border.
@@ -87,27 +95,21 @@ class PatchKernel:
     progress: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
-        patches(self.image, self.size, self.padding, rows=(0, 1))  # refuses a bad image, size or padding at the door
+        together = self.image.flatten(0, -3) if self.image.ndim > 3 else self.image
+        patches(together, self.size, self.padding, rows=(0, 1))  # refuses a bad image, size or padding at the door
 
     @property
     def pixels(self) -> int:
         """Number of pixels, the side of the Gram matrix."""
-        return self.image.shape[1] * self.image.shape[2]
+        return self.image.shape[-2] * self.image.shape[-1]
 
     def patches_at(self, pixels: Tensor) -> Tensor:
         """Patches around the named pixels (row-major indices), shape (len(pixels), channels * size**2)."""
-        width = self.image.shape[2]
-        rows = torch.div(pixels, width, rounding_mode="floor")
-        found = self.image.new_empty(len(pixels), self.image.shape[0] * self.size**2)
-        for row in rows.unique().tolist():
-            here = rows == row
-            line = extract_patches(self.image, self.size, self.padding, row, row + 1)
-            found[here] = line[pixels[here] % width]
-        return found
+        return patches_around(self.image, self.size, self.padding, pixels)
 
     def blocks(self, pixels_per_block: int) -> Iterator[tuple[slice, Tensor]]:
         """All patches in order, by whole image rows: pairs of (slice of pixels, patches)."""
-        _, height, width = self.image.shape
+        height, width = self.image.shape[-2:]
         step = max(1, pixels_per_block // width)
         for top in range(0, height, step):
             bottom = min(top + step, height)
@@ -122,24 +124,35 @@ class PatchKernel:
         Yields:
             Pairs of (slice of pixels, affinities of shape (pixels in the slice, m)).
         """
-        norms = landmarks.norm(dim=1)
-        for where, block in self.blocks(max(1, TILE_ENTRIES // len(landmarks))):
-            yield where, self.affinity(block @ landmarks.T, block.norm(dim=1, keepdim=True), norms)
+        norms = _norms(landmarks)
+        for where, block in self.blocks(max(1, TILE_ENTRIES // norms.numel())):
+            gram = (landmarks @ block.mT).mT  # the patches' own order in memory
+            yield where, self.affinity(gram, _norms(block)[..., :, None], norms[..., None, :])
             if self.progress is not None:
                 self.progress(where.stop - where.start)
 
     def columns(self, pixels: Tensor) -> Tensor:
         """The columns of the named pixels, shape (pixels, len(pixels))."""
-        return torch.cat([block for _, block in self.against(self.patches_at(pixels))])
+        return torch.cat([block for _, block in self.against(self.patches_at(pixels))], dim=-2)
 
     def diagonal(self) -> Tensor:
         """The diagonal of the Gram matrix, shape (pixels,)."""
-        squares = torch.cat([(block * block).sum(dim=1) for _, block in self.blocks(2**14)])
+        squares = torch.cat([block.square().sum(dim=-1) for _, block in self.blocks(2**14)], dim=-1)
         norms = squares.sqrt()
         return self.affinity(squares, norms, norms)
 
+    def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The upper triangle of one image's Gram matrix: (rows, columns, entries), square tile by square tile."""
+        every = extract_patches(self.image, self.size, self.padding, 0, self.image.shape[-2])
+        norms = _norms(every)
+        side = math.isqrt(TILE_ENTRIES)
+        for i in range(0, self.pixels, side):
+            for j in range(i, self.pixels, side):
+                rows, cols = slice(i, i + side), slice(j, j + side)
+                yield rows, cols, self.affinity(every[rows] @ every[cols].T, norms[rows, None], norms[cols])
+
     def dense(self) -> Tensor:
-        """The whole Gram matrix, shape (pixels, pixels).
+        """The whole Gram matrix of one image, shape (pixels, pixels).
 
         Raises:
             ValueError: it would take more than 4 GiB; the message says how much.
@@ -150,19 +163,21 @@ class PatchKernel:
                 f"The whole kernel of {self.pixels} pixels would take {size / 2**30:.1f} GiB, more than the "
                 f"{DENSE_LIMIT / 2**30:.0f} GiB accepted; use columns (Nystrom) or the product `kernel @ v`."
             )
-        return self.columns(torch.arange(self.pixels))
+        whole = self.image.new_empty(self.pixels, self.pixels)
+        for rows, cols, tile in self.tiles():
+            whole[rows, cols] = tile
+            whole[cols, rows] = tile.T
+        return whole
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with ``vectors`` (pixels, k), by tiles of the upper triangle: d x d entries are never held."""
-        every = torch.cat([block for _, block in self.blocks(2**14)])
-        norms = every.norm(dim=1)
-        side = math.isqrt(TILE_ENTRIES)
         product = torch.zeros_like(vectors)
-        for i in range(0, self.pixels, side):
-            for j in range(i, self.pixels, side):
-                rows, cols = slice(i, i + side), slice(j, j + side)
-                tile = self.affinity(every[rows] @ every[cols].T, norms[rows, None], norms[cols])
-                product[rows] += tile @ vectors[cols]
-                if j > i:
-                    product[cols] += tile.T @ vectors[rows]
+        for rows, cols, tile in self.tiles():
+            product[rows] += tile @ vectors[cols]
+            if rows != cols:
+                product[cols] += tile.T @ vectors[rows]
         return product
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return rows.square().sum(dim=-1).sqrt()

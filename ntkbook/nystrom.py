@@ -6,16 +6,15 @@ eigenvectors that are. :func:`nystrom_filter` does that for whole photographs, r
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg.lapack import dpstrf, dtrtri
 from torch import Tensor
 
 from ntkbook.filters import SpectralFilter
-from ntkbook.kernels import TILE_ENTRIES, PatchKernel
+from ntkbook.kernels import PatchKernel
 
 SELECTIONS = ("uniform", "grid", "residual")
 COLUMN_MEMORY = 2**30  # bytes of columns kept between two passes; more are computed again
@@ -120,48 +119,66 @@ def orthonormal_eigenpairs(tall: Tensor, small: Tensor) -> tuple[Tensor, Tensor]
 
     Same arguments and returns as :func:`literal_eigenpairs`; directions that are rounding are left out.
     """
-    mixing, values = _mixing(small, tall.T @ tall, tall.dtype)
-    return values, tall @ mixing.to(tall.dtype)
+    features = tall @ inverse_root(small, tall.dtype).to(tall.dtype)
+    values, mixing = _diagonalised(features.mT @ features, tall.dtype)
+    return values, features @ mixing.to(tall.dtype)
+
+
+def inverse_root(small: Tensor, dtype: torch.dtype) -> Tensor:
+    r"""A square root of the inverse of :math:`\Theta_{m,m}`, for features :math:`F = \Theta_{d,m} R`.
+
+    Nystrom's matrix is :math:`F F^T`. With :math:`\Theta_{m,m} = L L^T`, Cholesky's factors, :math:`R = L^{-T}`. A
+    little is added to the diagonal, no more than the rounding of ``dtype``, so that landmarks may repeat each other.
+
+    Args:
+        small: :math:`\Theta_{m,m}`, shape (..., m, m), positive semidefinite.
+        dtype: precision of the columns that the root will multiply.
+
+    Returns:
+        R, shape (..., m, m), float64, upper triangular.
+    """
+    precise = small.double()
+    ridge = torch.finfo(dtype).eps * precise.diagonal(dim1=-2, dim2=-1).amax(dim=-1, keepdim=True).clamp_min(1e-30)
+    failed = torch.ones(())
+    while failed.any():  # rarely a second time
+        ridge = 10 * ridge
+        lower, failed = torch.linalg.cholesky_ex(precise + torch.diag_embed(ridge.expand_as(precise[..., 0])))
+    identity = torch.eye(small.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
+    return torch.linalg.solve_triangular(lower, identity, upper=False).mT
 
 
 @dataclass(frozen=True)
 class NystromBasis:
-    """Orthonormal eigenvectors ``C @ mixing`` of Nystrom's matrix, never formed: C is read block by block.
+    """Orthonormal eigenvectors ``F @ mixing`` of Nystrom's matrix, never formed: F is read block by block.
 
     Args:
-        kernel: the patch kernel whose columns C are.
-        landmarks: patches of the columns, shape (m, channels * size**2).
-        mixing: shape (m, rank), float64: its entries are large and cancel.
-        kept: C, shape (pixels, m), when it fits in memory; else it is computed again, block by block, at each product.
+        kernel: the patch kernel, of one image or of a batch.
+        landmarks: patches of the columns, shape (..., m, channels * size**2).
+        root: of the landmarks' own kernel, shape (..., m, m): the features are F, the columns times it.
+        mixing: shape (..., m, rank).
+        kept: blocks of rows of F with their slices of pixels, when all of them fit in memory; else they are
+            computed again at each product.
     """
 
     kernel: PatchKernel
     landmarks: Tensor
+    root: Tensor
     mixing: Tensor
-    kept: Tensor | None
+    kept: tuple[tuple[slice, Tensor], ...] | None
 
     @property
-    def T(self) -> "TransposedBasis":
-        """The transpose, for ``basis.T @ y``."""
+    def mT(self) -> "TransposedBasis":
+        """The transpose, for ``basis.mT @ y``."""
         return TransposedBasis(self)
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows of C with their slices of pixels."""
-        if self.kept is None:
-            yield from self.kernel.against(self.landmarks)
-            return
-        step = max(1, TILE_ENTRIES // len(self.landmarks))
-        for start in range(0, self.kernel.pixels, step):
-            where = slice(start, min(start + step, self.kernel.pixels))
-            yield where, self.kept[where]
+    def blocks(self) -> Iterable[tuple[slice, Tensor]]:
+        """Blocks of rows of F with their slices of pixels."""
+        return _features(self.kernel, self.landmarks, self.root) if self.kept is None else self.kept
 
     def __matmul__(self, coefficients: Tensor) -> Tensor:
-        """(rank, k) -> (pixels, k)."""
-        mixed = (self.mixing @ coefficients.to(self.mixing.dtype)).to(self.landmarks.dtype)
-        product = mixed.new_empty(self.kernel.pixels, mixed.shape[1])
-        for where, block in self.blocks():
-            torch.matmul(block, mixed, out=product[where])
-        return product
+        """(..., rank, k) -> (..., pixels, k)."""
+        mixed = self.mixing @ coefficients
+        return torch.cat([block @ mixed for _, block in self.blocks()], dim=-2)
 
 
 @dataclass(frozen=True)
@@ -171,69 +188,54 @@ class TransposedBasis:
     basis: NystromBasis
 
     def __matmul__(self, image: Tensor) -> Tensor:
-        """(pixels, k) -> (rank, k)."""
-        mixing = self.basis.mixing
-        total = sum((block.T @ image[where]).to(mixing.dtype) for where, block in self.basis.blocks())
-        return (mixing.T @ total).to(image.dtype)
+        """(..., pixels, k) -> (..., rank, k)."""
+        return self.basis.mixing.mT @ sum(block.mT @ image[..., where, :] for where, block in self.basis.blocks())
 
 
 def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_MEMORY) -> SpectralFilter:
-    """The filter of Nystrom's matrix from landmark patches.
+    """The filter of Nystrom's matrix from landmark patches, of one image or of each image of a batch.
 
     Scale it, by :meth:`ntkbook.filters.SpectralFilter.scaled`, before twicing.
 
     Args:
         kernel: the patch kernel.
-        landmarks: patches, shape (m, channels * size**2), such as ``kernel.patches_at(select_columns(...))``.
+        landmarks: patches, shape (..., m, channels * size**2), such as ``kernel.patches_at(select_columns(...))``;
+            they need not be patches of the image.
         memory: bytes of columns kept between passes; with more than that they are computed again, so that peak
             memory is about this plus a few m x m matrices.
 
     Returns:
         :class:`~ntkbook.filters.SpectralFilter` with a :class:`NystromBasis`.
     """
-    count = len(landmarks)
-    fits = kernel.pixels * count * landmarks.element_size() <= memory
+    fits = kernel.pixels * landmarks[..., 0].numel() * landmarks.element_size() <= memory
     precise = landmarks.double()
-    norms = precise.norm(dim=1)
-    small = kernel.affinity(precise @ precise.T, norms[:, None], norms)
+    norms = precise.norm(dim=-1)
+    small = kernel.affinity(precise @ precise.mT, norms[..., :, None], norms[..., None, :])
+    root = inverse_root(small, landmarks.dtype).to(landmarks.dtype)
     gram = torch.zeros_like(small)
-    kept = landmarks.new_empty(kernel.pixels, count) if fits else None
-    for where, block in kernel.against(landmarks):
-        _add_gram(gram, block.double())  # in float32 the small eigenvectors would not come out orthogonal
-        if kept is not None:
-            kept[where] = block
-    mixing, values = _mixing(small, gram.triu() + gram.triu(1).T, landmarks.dtype)
-    basis = NystromBasis(kernel, landmarks, mixing, kept)
+    kept = []
+    for where, block in _features(kernel, landmarks, root):
+        gram += block.mT @ block
+        if fits:
+            kept.append((where, block))
+    values, mixing = _diagonalised(gram, landmarks.dtype)
+    basis = NystromBasis(kernel, landmarks, root, mixing.to(landmarks.dtype), tuple(kept) if fits else None)
     return SpectralFilter(values, basis)
 
 
-def _add_gram(gram: Tensor, block: Tensor) -> None:
-    # The upper triangle only, by halves: the rest is its mirror, and would cost half as much again.
-    if len(gram) <= 256:
-        gram.addmm_(block.T, block)
-        return
-    half = len(gram) // 2
-    left, right = block[:, :half], block[:, half:]
-    _add_gram(gram[:half, :half], left)
-    _add_gram(gram[half:, half:], right)
-    gram[:half, half:].addmm_(left.T, right)
+def _features(kernel: PatchKernel, landmarks: Tensor, root: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    for where, block in kernel.against(landmarks):
+        yield where, (root.mT @ block.mT).mT  # the columns' own order in memory
 
 
-def _mixing(small: Tensor, gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    # With S = L L^T, the columns of C L^-T have the Gram matrix L^-1 (C^T C) L^-T; its eigenvectors make them
-    # orthogonal. Pivoting drops landmarks that repeat others to within rounding, as on a constant image.
-    values = small.double().cpu().numpy()
-    tolerance = 10 * torch.finfo(dtype).eps * values.diagonal().max(initial=0.0)
-    factor, pivots, rank, _ = dpstrf(values, tol=tolerance, lower=1)
-    if not tolerance > 0:  # a black image: every patch is zero, and nothing passes
-        rank = 0
-    inverse = dtrtri(factor[:rank, :rank], lower=1)[0] if rank else np.zeros((0, 0))
-    root = torch.zeros(len(values), rank, dtype=torch.float64, device=small.device)
-    root[torch.from_numpy(pivots[:rank] - 1).long()] = torch.from_numpy(np.tril(inverse).T.copy()).to(small.device)
-    eigenvalues, rotation = torch.linalg.eigh(root.T @ gram.double() @ root)
-    eigenvalues, rotation = eigenvalues.flip(0), rotation.flip(1)
-    real = eigenvalues > torch.finfo(dtype).eps ** 2 * eigenvalues.amax() if rank else eigenvalues > 0
-    return root @ (rotation[:, real] / eigenvalues[real].sqrt()), eigenvalues[real]
+def _diagonalised(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    # Eigenvalues of F F^T, largest first, and what makes the features F orthonormal. Those that are rounding are 0.
+    values, rotation = torch.linalg.eigh(gram.double())
+    values, rotation = values.flip(-1), rotation.flip(-1)
+    real = values > torch.finfo(dtype).eps * values[..., :1]
+    rank = int(real.sum(dim=-1).max())
+    values, rotation, real = values[..., :rank], rotation[..., :rank], real[..., :rank]
+    return values * real, rotation * (torch.where(real, values, 1).rsqrt() * real)[..., None, :]
 
 
 def _check_count(pixels: int, count: int) -> None:

@@ -76,6 +76,58 @@ def sure_probe(noisy: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(signs).to(noisy)
 
 
+@dataclass(frozen=True)
+class Analysis:
+    """All that SURE needs of a filter and an image, in the filter's eigenvectors; of a batch, with its axes in front.
+
+    Args:
+        eigenvalues: of the filter, shape (rank,).
+        energy: the image's coefficients, shape (rank, channels).
+        along: the probe's coefficients, shape (rank, channels).
+        total: the image's sum of squares, shape ().
+    """
+
+    eigenvalues: Tensor
+    energy: Tensor
+    along: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, filter_: SpectralFilter, image: Tensor, probe: Tensor) -> "Analysis":
+        """The analysis of an image and a probe, each of shape (pixels, channels)."""
+        energy, along = (filter_.basis.mT @ torch.cat([image, probe], dim=-1)).double().chunk(2, dim=-1)
+        return cls(filter_.eigenvalues, energy, along, image.double().square().sum(dim=(-2, -1)))
+
+
+def stein_estimates(
+    analysis: Analysis, shifted: Analysis, entries: int, noise_std: float, times: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    r"""SURE through a whole denoiser, from the filters of :math:`y` and of :math:`y + \epsilon b`.
+
+    The divergence is :math:`b^T (D_t(y + \epsilon b) - D_t(y)) / \epsilon` (Ramani, Blu and Unser, 2008) with
+    :math:`\epsilon = \sigma/20`.
+
+    Args:
+        analysis: of the filter of y, y and b.
+        shifted: of the filter of :math:`y + \epsilon b`, that image and b.
+        entries: pixels times channels.
+        noise_std: standard deviation of the noise in the image's units.
+        times: iterations.
+
+    Returns:
+        Estimated mean squared errors per pixel and channel, and divergences, each of shape (times, ...).
+    """
+    grid = torch.tensor(times, dtype=torch.float64, device=analysis.energy.device)
+    grid = grid.reshape(-1, *[1] * analysis.eigenvalues.ndim)
+    passed, moved = (twicing_response(each.eigenvalues, grid) for each in (analysis, shifted))
+    power = analysis.energy.square().sum(dim=-1)
+    residual = analysis.total - ((2 * passed - passed**2) * power).sum(dim=-1)  # the eigenvectors are orthonormal
+    along = (passed * (analysis.energy * analysis.along).sum(dim=-1)).sum(dim=-1)
+    along_shifted = (moved * (shifted.energy * shifted.along).sum(dim=-1)).sum(dim=-1)
+    divergences = (along_shifted - along) / (noise_std * PROBE)
+    return (residual + 2 * noise_std**2 * divergences) / entries - noise_std**2, divergences
+
+
 def monte_carlo_sure(
     build: Callable[[Tensor], SpectralFilter],
     noisy: Tensor,
@@ -83,10 +135,9 @@ def monte_carlo_sure(
     times: Sequence[float],
     seed: int = 0,
 ) -> tuple[SureCurve, SpectralFilter]:
-    r"""SURE through the whole denoiser, kernel included, with one random probe (Ramani, Blu and Unser, 2008).
+    r"""SURE through the whole denoiser, kernel included, with one random probe: :func:`stein_estimates`.
 
-    The divergence is :math:`b^T (D_t(y + \epsilon b) - D_t(y)) / \epsilon` with :math:`\epsilon = \sigma/20`. Only
-    the coefficients in the eigenvectors are needed, so all t cost little more than building the filter twice.
+    Only the coefficients in the eigenvectors are needed, so all t cost little more than building the filter twice.
 
     Args:
         build: from a noisy image to its filter; called on y and on :math:`y + \epsilon b`.
@@ -103,26 +154,11 @@ def monte_carlo_sure(
     """
     if not 0 < noise_std < np.inf:
         raise ValueError(f"SURE needs a positive standard deviation of the noise, not {noise_std}.")
-    step = noise_std * PROBE
     probe = sure_probe(noisy, seed)
-
-    def analysed(image: Tensor) -> tuple[SpectralFilter, Tensor, Tensor]:
-        filter_ = build(image)
-        both = filter_.basis.T @ torch.cat([to_matrix(image), to_matrix(probe)], dim=1)
-        return filter_, *both.double().tensor_split(2, dim=1)
-
-    shifted, energy, along = analysed(noisy + step * probe)
-    shifted_spectrum, shifted_products = shifted.eigenvalues, (energy * along).sum(dim=1)
-    del shifted, energy, along  # its columns: the two evaluations never share the memory
-    filter_, energy, along = analysed(noisy)
-    products, power = (energy * along).sum(dim=1), energy.square().sum(dim=1)
-    total = noisy.double().square().sum()
-    estimates, divergences = [], []
-    for t in times:
-        passed = filter_.response(t)
-        residual = total - (2 * passed - passed**2) @ power  # |y - z|^2, the eigenvectors being orthonormal
-        moved = twicing_response(shifted_spectrum, t) @ shifted_products - passed @ products
-        divergences.append((moved / step).item())
-        squared = residual.item() + 2 * noise_std**2 * divergences[-1]
-        estimates.append(squared / noisy.numel() - noise_std**2)
-    return SureCurve(tuple(times), tuple(estimates), tuple(divergences)), filter_
+    moved = noisy + noise_std * PROBE * probe
+    # The filter of the moved image is gone when the second is built: the two never share the memory.
+    shifted = Analysis.of(build(moved), to_matrix(moved), to_matrix(probe))
+    filter_ = build(noisy)
+    analysis = Analysis.of(filter_, to_matrix(noisy), to_matrix(probe))
+    estimates, divergences = stein_estimates(analysis, shifted, noisy.numel(), noise_std, times)
+    return SureCurve(tuple(times), tuple(estimates.tolist()), tuple(divergences.tolist())), filter_

@@ -136,7 +136,7 @@ class CountedBasis:
     widths: list[int] = field(default_factory=list)
 
     @property
-    def T(self) -> Tensor:
+    def mT(self) -> Tensor:
         return self.vectors.T
 
     def __matmul__(self, coefficients: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ except ModuleNotFoundError:
 
 if TYPE_CHECKING:
     from ntkbook.configuration import Configuration
-    from ntkbook.denoise import Restoration
     from ntkbook.records import Record
+    from ntkbook.restoration import Restoration
 
 Value = TypeVar("Value")
 
@@ -63,13 +63,8 @@ def denoise(
         int | None,
         _whole("Twicing iterations; default: chosen by SURE."),
     ] = None,
-    columns: Annotated[
-        int | None,
-        _whole("Columns of the kernel; default: 700, or all pixels of a smaller picture."),
-    ] = None,
-    patch_size: Annotated[int, _whole("Side of the patches in pixels, odd.")] = 11,
-    selection: Annotated[str, typer.Option(help="Which columns: uniform, grid or residual.")] = "uniform",
-    seed: Annotated[int, _whole("Of the columns' draw and of SURE's probe.")] = 0,
+    recipe: Annotated[str, typer.Option(help="fast, best (slower) or paper (the whole picture at once).")] = "fast",
+    seed: Annotated[int, _whole("Of the landmarks' draw and of SURE's probe.")] = 0,
     device: DeviceOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no line.")] = False,
 ) -> None:
@@ -84,10 +79,12 @@ def denoise(
         raise ValueError(f"--sigma is {sigma:g}; a finite number of 0 or more is needed, on the scale 0 to 255")
     if seed < 0:
         raise ValueError(f"--seed is {seed}; a whole number of 0 or more is needed")
-    from ntkbook.denoise import estimated_sigma, restore
+    from ntkbook.denoise import as_recipe, estimated_sigma
     from ntkbook.devices import resolve_device
     from ntkbook.images import read, save
+    from ntkbook.restoration import restore
 
+    followed = as_recipe(recipe)
     place = resolve_device(device)
     noisy = read(source)
     started = time.perf_counter()
@@ -95,9 +92,7 @@ def denoise(
     if noise_std is None and iterations is None:
         noise_std = estimated_sigma(noisy.numpy())
     with _progress_bar(quiet) as report:
-        found = restore(
-            noisy.to(place), noise_std, iterations, columns, patch_size, selection, seed=seed, progress=report
-        )
+        found = restore(noisy.to(place), noise_std, iterations, followed, seed, report)
         restored = found.image.cpu()
     save(restored, target)
     if not quiet:
@@ -106,17 +101,22 @@ def denoise(
         origin = "given" if sigma is not None else "estimated"
         level = "sigma not needed" if noise_std is None else f"sigma {255 * noise_std:.1f} ({origin})"
         seconds = time.perf_counter() - started
-        how = _iterations(found, iterations is None, noise_std)
+        how = _iterations(found, iterations, noise_std)
         typer.echo(f"{target}: {width} x {height} {kind}, {level}, {how}, {seconds:.1f} s on {place}")
 
 
-def _iterations(found: "Restoration", chosen: bool, noise_std: float | None) -> str:
-    if not chosen:
-        return f"{found.iterations} iterations (given)"
-    if found.iterations is None:
+def _iterations(found: "Restoration", given: float | None, noise_std: float | None) -> str:
+    if given is not None:
+        return f"{given} iterations (given)"
+    filtered = found.landmarks >= 0
+    if not filtered.any():
         reason = "there is no noise" if noise_std == 0 else "SURE expects the filter to be worse than none"
         return f"0 iterations: left as it was, since {reason}"
-    return f"{found.iterations} iterations (chosen by SURE, which expects {found.expected_psnr:.1f} dB)"
+    low, high = (round(value) for value in (found.iterations[filtered].min().item(), found.iterations.max().item()))
+    span = str(low) if low == high else f"{low} to {high}"
+    count = len(found.windows.origins)
+    where = "" if count == 1 else f" in {count} windows"
+    return f"{span} iterations{where} (chosen by SURE, which expects {found.expected_psnr:.1f} dB)"
 
 
 @contextlib.contextmanager

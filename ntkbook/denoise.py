@@ -1,95 +1,16 @@
 """For people with a picture: the closed-form filter as a denoiser, in scikit-image's conventions."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntkbook.devices import resolve_device
 from ntkbook.image_files import FLOAT_RANGE
-from ntkbook.images import centre, to_image, to_matrix, uncentre
-from ntkbook.kernels import PatchKernel
-from ntkbook.nystrom import COLUMN_MEMORY, nystrom_filter, select_columns
-from ntkbook.stopping import iteration_grid, monte_carlo_sure
-
-DEFAULT_COLUMNS = 700
-LARGEST_ITERATION = 100_000  # beyond, the answer hangs on eigenvalues that are rounding in float32
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """A restored picture and how it was made.
-
-    Args:
-        image: shape (channels, height, width), float32, not clipped.
-        iterations: twicing iterations t; None when the picture was returned as it came.
-        expected_psnr: SURE's estimate in dB, or None when the number of iterations was given.
-    """
-
-    image: Tensor
-    iterations: float | None
-    expected_psnr: float | None
-
-
-def restore(
-    noisy: Tensor,
-    noise_std: float | None,
-    iterations: float | None = None,
-    columns: int | None = None,
-    patch_size: int = 11,
-    selection: str = "uniform",
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Restoration:
-    """Denoise with the filter of the infinitely wide network with one hidden layer (Section 4.1, Appendix G).
-
-    Args:
-        noisy: shape (channels, height, width), float32, about [0, 1]; on the device where the work is to be done.
-        noise_std: standard deviation of the noise on the same scale, 0 or more; used only to choose the iterations.
-        iterations: t of twicing; None chooses it by Monte Carlo SURE, which builds the filter twice.
-        columns: Nystrom's m; None takes 700, or every pixel of a smaller image.
-        patch_size: side of the patches, odd.
-        selection: of the columns, ``"uniform"``, ``"grid"`` or ``"residual"``.
-        seed: of the columns' draw and of SURE's probe.
-        progress: called with (pixels done, pixels in all) as the columns are computed.
-
-    Returns:
-        :class:`Restoration`. Without noise, or where SURE finds the filter worse than none, the picture as it came.
-
-    Raises:
-        ValueError: an argument is out of range; the message names it and what is accepted.
-    """
-    _check_numbers(noise_std, iterations, needed=iterations is None)
-    pixels = noisy.shape[1] * noisy.shape[2]
-    columns = min(DEFAULT_COLUMNS, pixels) if columns is None else columns
-    kept = pixels * columns * noisy.element_size() <= COLUMN_MEMORY
-    builds = 2 if iterations is None else 1
-    report = _counter(progress, pixels * (builds if kept else 2 * builds + 1))
-    centred = centre(noisy)
-    chosen = select_columns(PatchKernel(centred, patch_size), columns, selection, seed)
-
-    def build(image: Tensor):
-        kernel = PatchKernel(image, patch_size, progress=report)
-        return nystrom_filter(kernel, kernel.patches_at(chosen)).scaled()
-
-    expected = None
-    if iterations is not None:
-        filter_ = build(centred)
-    elif noise_std == 0:
-        return Restoration(noisy, None, math.inf)
-    else:
-        curve, filter_ = monte_carlo_sure(build, centred, noise_std, iteration_grid(LARGEST_ITERATION), seed)
-        iterations, error = curve.best, min(curve.estimates)
-        if error >= noise_std**2:
-            return Restoration(noisy, None, -20 * math.log10(noise_std))
-        expected = -10 * math.log10(error) if error > 0 else math.inf
-    restored = to_image(filter_.apply(to_matrix(centred), iterations), *noisy.shape[1:])
-    return Restoration(uncentre(restored), iterations, expected)
+from ntkbook.restoration import RECIPES, Recipe, restore
 
 
 def denoise_ntk(
@@ -97,9 +18,7 @@ def denoise_ntk(
     sigma: float | None = None,
     iterations: float | None = None,
     *,
-    columns: int | None = None,
-    patch_size: int = 11,
-    selection: str = "uniform",
+    recipe: str | Recipe = "fast",
     channel_axis: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -115,10 +34,10 @@ def denoise_ntk(
             [0, 1] (noise may leave it); integer images are scaled to [0, 1] by the range of their type.
         sigma: standard deviation of the noise, on the scale [0, 1]; None estimates it
             (``skimage.restoration.estimate_sigma``).
-        iterations: t of twicing; None chooses it by Monte Carlo SURE, without a clean image.
-        columns: columns of the kernel that are computed; None takes 700, or every pixel of a smaller image.
-        patch_size: side of the patches in pixels, odd.
-        selection: which columns, ``"uniform"``, ``"grid"`` or ``"residual"``.
+        iterations: t of twicing; None chooses it for each window by Monte Carlo SURE, without a clean image.
+        recipe: ``"fast"`` (windows with cluster centres), ``"best"`` (SURE chooses among several kinds of landmarks
+            and a second stage: better and slower), ``"paper"`` (the whole image at once with 1000 random columns), or
+            a :class:`~ntkbook.restoration.Recipe`.
         channel_axis: axis of the channels; None for a grey image without one.
         seed: of everything drawn at random.
         device: ``"auto"`` (cuda where there is one, then cpu) or a device's name.
@@ -133,19 +52,87 @@ def denoise_ntk(
 
     Example:
         >>> from skimage import data
-        >>> restored = denoise_ntk(data.camera()[:64, :64], sigma=0.05, columns=100)
+        >>> restored = denoise_ntk(data.camera()[:64, :64], sigma=0.05)
         >>> restored.shape, restored.dtype
         ((64, 64), dtype('float64'))
     """
     picture = as_picture(image, channel_axis)
+    followed = as_recipe(recipe)
     target = resolve_device(device)
     if sigma is None and iterations is None:
         sigma = estimated_sigma(picture)
     noisy = torch.from_numpy(picture.astype(np.float32)).to(target)
     with _bar(progress) as report:
-        restored = restore(noisy, sigma, iterations, columns, patch_size, selection, seed, report).image
+        restored = restore(noisy, sigma, iterations, followed, seed, report).image
     result = restored.cpu().numpy().astype(picture.dtype)
     return result[0] if channel_axis is None else np.moveaxis(result, 0, channel_axis)
+
+
+class NTKDenoiser(nn.Module):
+    """:func:`denoise_ntk` as a module called with ``(y, sigma)``, deepinv's convention for denoisers.
+
+    It has no parameters and its output carries no gradient, so it serves in plug-and-play iterations.
+
+    Args:
+        recipe: as for :func:`denoise_ntk`.
+        iterations: t of twicing for every call; None chooses it by SURE.
+        seed: of everything drawn at random; each call draws the same.
+
+    Raises:
+        ValueError: the recipe is not known.
+    """
+
+    def __init__(self, recipe: str | Recipe = "fast", iterations: float | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.recipe = as_recipe(recipe)
+        self.iterations = iterations
+        self.seed = seed
+
+    @torch.no_grad()
+    def forward(self, y: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Denoise a batch.
+
+        Args:
+            y: shape (batch, channels, height, width), floating point, about [0, 1]; each image is filtered alone.
+            sigma: standard deviation of the noise on that scale: one number, or a tensor with one for each image;
+                None estimates it, or is right when the iterations are given.
+
+        Returns:
+            Same shape, dtype and device.
+
+        Raises:
+            ValueError: the batch has another shape, sigma has neither one nor ``batch`` entries, or is out of range.
+            TypeError: y is not a floating-point tensor.
+        """
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            raise TypeError(f"The batch must be a floating-point tensor, not {getattr(y, 'dtype', type(y).__name__)}.")
+        if y.ndim != 4:
+            raise ValueError(f"The batch must have the shape (batch, channels, height, width), not {tuple(y.shape)}.")
+        if sigma is None:
+            levels = [None if self.iterations is not None else estimated_sigma(image.cpu().numpy()) for image in y]
+        else:
+            levels = torch.as_tensor(sigma).double().flatten().tolist()
+            if len(levels) not in (1, len(y)):
+                raise ValueError(f"sigma must be one number or one for each of {len(y)} images, not {len(levels)}.")
+            levels = levels * (len(y) // len(levels)) if levels else levels
+        restored = [
+            restore(image.float(), level, self.iterations, self.recipe, self.seed).image
+            for image, level in zip(y, levels, strict=True)
+        ]
+        return torch.stack(restored).to(y.dtype) if restored else torch.empty_like(y)
+
+
+def as_recipe(recipe: str | Recipe) -> Recipe:
+    """The recipe of that name, or the recipe itself.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise ValueError(f"Unknown recipe {recipe!r}; accepted are {', '.join(RECIPES)}, or a Recipe.")
+    return RECIPES[recipe]
 
 
 def as_picture(image: np.ndarray, channel_axis: int | None) -> np.ndarray:
@@ -199,26 +186,6 @@ def estimated_sigma(picture: np.ndarray) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a channel without any detail: the median of nothing
         return float(np.nan_to_num(estimate_sigma(picture, channel_axis=0)).mean())
-
-
-def _check_numbers(noise_std: float | None, iterations: float | None, needed: bool) -> None:
-    if (needed or noise_std is not None) and not (noise_std is not None and 0 <= noise_std < math.inf):
-        raise ValueError(f"The noise's standard deviation must be a finite number of 0 or more, not {noise_std}.")
-    if iterations is not None and not 0 <= iterations < math.inf:
-        raise ValueError(f"The number of iterations must be a finite number of 0 or more, not {iterations}.")
-
-
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
-    done = 0
-
-    def count(pixels: int) -> None:
-        nonlocal done
-        done += pixels
-        progress(done, total)
-
-    return count
 
 
 @contextmanager

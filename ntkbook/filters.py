@@ -4,7 +4,6 @@ A filter here is a positive semidefinite matrix known through its eigenpairs. Tw
 alone, so any number of iterations is one line, and so are the bias, the variance and the degrees of freedom.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol

@@ -107,13 +107,17 @@ class PatchKernel:
         """Patches around the named pixels (row-major indices), shape (len(pixels), channels * size**2)."""
         return patches_around(self.image, self.size, self.padding, pixels)
 
-    def blocks(self, pixels_per_block: int) -> Iterator[tuple[slice, Tensor]]:
-        """All patches in order, by whole image rows: pairs of (slice of pixels, patches)."""
+    def blocks(self, pixels_per_block: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """All patches in order, by whole image rows: (slice of pixels, patches, their norms of shape (pixels,))."""
         height, width = self.image.shape[-2:]
+        power = self.image.square().sum(dim=-3, keepdim=True)  # a sum over channels once, not for each patch
         step = max(1, pixels_per_block // width)
         for top in range(0, height, step):
             bottom = min(top + step, height)
-            yield slice(top * width, bottom * width), extract_patches(self.image, self.size, self.padding, top, bottom)
+            found, squares = (
+                extract_patches(each, self.size, self.padding, top, bottom) for each in (self.image, power)
+            )
+            yield slice(top * width, bottom * width), found, squares.sum(dim=-1).sqrt()
 
     def against(self, landmarks: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The columns that belong to landmark patches, block of rows by block of rows.
@@ -124,10 +128,10 @@ class PatchKernel:
         Yields:
             Pairs of (slice of pixels, affinities of shape (pixels in the slice, m)).
         """
-        norms = _norms(landmarks)
-        for where, block in self.blocks(max(1, TILE_ENTRIES // norms.numel())):
+        far = landmarks.square().sum(dim=-1).sqrt()
+        for where, block, near in self.blocks(max(1, TILE_ENTRIES // far.numel())):
             gram = (landmarks @ block.mT).mT  # the patches' own order in memory
-            yield where, self.affinity(gram, _norms(block)[..., :, None], norms[..., None, :])
+            yield where, self.affinity(gram, near[..., :, None], far[..., None, :])
             if self.progress is not None:
                 self.progress(where.stop - where.start)
 
@@ -137,14 +141,12 @@ class PatchKernel:
 
     def diagonal(self) -> Tensor:
         """The diagonal of the Gram matrix, shape (pixels,)."""
-        squares = torch.cat([block.square().sum(dim=-1) for _, block in self.blocks(2**14)], dim=-1)
-        norms = squares.sqrt()
-        return self.affinity(squares, norms, norms)
+        norms = torch.cat([near for _, _, near in self.blocks(2**14)], dim=-1)
+        return self.affinity(norms.square(), norms, norms)
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """The upper triangle of one image's Gram matrix: (rows, columns, entries), square tile by square tile."""
-        every = extract_patches(self.image, self.size, self.padding, 0, self.image.shape[-2])
-        norms = _norms(every)
+        ((_, every, norms),) = self.blocks(self.pixels)
         side = math.isqrt(TILE_ENTRIES)
         for i in range(0, self.pixels, side):
             for j in range(i, self.pixels, side):
@@ -177,7 +179,3 @@ class PatchKernel:
             if rows != cols:
                 product[cols] += tile.T @ vectors[rows]
         return product
-
-
-def _norms(rows: Tensor) -> Tensor:
-    return rows.square().sum(dim=-1).sqrt()

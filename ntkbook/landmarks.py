@@ -14,12 +14,12 @@ from ntkbook.kernels import PatchKernel
 from ntkbook.nystrom import SELECTIONS, select_columns, uniform_columns
 
 KINDS = ("centres", *SELECTIONS)
-SAMPLE = 16  # patches clustered for each centre
-LLOYD_STEPS = 4
+SAMPLE = 8  # patches clustered for each centre
+LLOYD_STEPS = 2
 
 
 def cluster_centres(kernel: PatchKernel, count: int, seed: int = 0, steps: int = LLOYD_STEPS) -> Tensor:
-    """Centres of clusters of patches, by Lloyd's algorithm (k-means) on 16 patches for each centre.
+    """Centres of clusters of patches, by Lloyd's algorithm (k-means) on 8 patches for each centre.
 
     Args:
         kernel: the patch kernel, of one image or of a batch, whose images then are clustered apart.
@@ -38,9 +38,9 @@ def cluster_centres(kernel: PatchKernel, count: int, seed: int = 0, steps: int =
     first = torch.linspace(0, len(chosen) - 1, count).long()  # the draw is in the order of the pixels
     centres = sample[..., first, :]
     for _ in range(steps):
-        nearest = (centres.square().sum(dim=-1)[..., None] - 2 * centres @ sample.mT).argmin(dim=-2, keepdim=True)
-        member = torch.zeros_like(nearest, dtype=sample.dtype).expand(*centres.shape[:-1], len(chosen)).clone()
-        member.scatter_(-2, nearest, 1)
+        distances = centres.square().sum(dim=-1)[..., None, :] - 2 * sample @ centres.mT  # up to the sample's norms
+        nearest = distances.argmin(dim=-1)[..., None, :]
+        member = sample.new_zeros(*centres.shape[:-1], len(chosen)).scatter_(-2, nearest, 1)
         size = member.sum(dim=-1, keepdim=True)
         centres = torch.where(size > 0, member @ sample / size.clamp_min(1), centres)
     return centres

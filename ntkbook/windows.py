@@ -15,7 +15,7 @@ Origin = tuple[int, int]
 
 
 def window_starts(length: int, side: int, overlap: int) -> list[int]:
-    """Where windows start along an axis, so that they cover it evenly and overlap by ``overlap`` pixels or a little more."""
+    """Where windows start along an axis: evenly spaced, they cover it and overlap by ``overlap`` pixels or more."""
     if length <= side:
         return [0]
     steps = math.ceil((length - side) / (side - overlap))
@@ -73,7 +73,7 @@ class Windows:
             yield where, origins[where]
 
     def cut(self, image: Tensor, origins: Sequence[Origin]) -> Tensor:
-        """Windows of (..., channels, height, width), shape (..., len(origins), channels, window height, window width)."""
+        """Windows of (..., channels, height, width): (..., len(origins), channels, window height, window width)."""
         height, width = self.shape
         crops = [image[..., top : top + height, left : left + width] for top, left in origins]
         return torch.stack(crops, dim=-4)

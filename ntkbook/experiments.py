@@ -14,17 +14,23 @@ from torch import Tensor
 
 from ntkbook.baselines import BASELINES
 from ntkbook.configuration import Configuration
-from ntkbook.images import SET9, add_noise, centre, constant_image, load, psnr, to_image, to_matrix, uncentre
+from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_image, to_matrix, uncentre
 from ntkbook.kernels import PatchKernel
 from ntkbook.lanczos import lanczos
+from ntkbook.landmarks import Landmarks
 from ntkbook.nystrom import nystrom_filter, select_columns
 from ntkbook.records import Levels, Record, provenance
+from ntkbook.restoration import RECIPES, Recipe, restore
 from ntkbook.results import Store
 from ntkbook.stopping import PROBE, iteration_grid, monte_carlo_sure, psnr_curve
 
 RUN_MEMORY = 6 * 2**30  # bytes of columns a run may keep; more are computed again
 LARGEST_ITERATION = 100_000
 PER_DECADE = 16
+# The whole image at once, and SURE chooses among pixels and cluster centres: landmarks and nothing else.
+WHOLE = Recipe(
+    (Landmarks("uniform", 1000), Landmarks("centres", 600), Landmarks("centres", 300)), window=None, overlap=0
+)
 PATCH = {"patch_size": 11, "padding": "reflect"}
 
 
@@ -66,6 +72,30 @@ def _columns() -> Iterator[Configuration]:
                     yield nystrom(image, 0, columns=count, selection=selection, column_seed=seed)
 
 
+def recipe(image: str, noise_seed: int, chosen: Recipe) -> Configuration:
+    """The configuration of one run of the denoiser by a recipe, stopped by SURE."""
+    landmarks = [[each.kind, each.count, each.patch_size] for each in chosen.landmarks]
+    settings = {"landmarks": landmarks, "window": chosen.window, "overlap": chosen.overlap, "stages": chosen.stages}
+    settings |= {"seed": 0, "sure_probe": PROBE}
+    return Configuration("recipe", image, noise_seed, 25, "vanilla", "image", "float32", settings)
+
+
+def _recipes() -> Iterator[Configuration]:
+    one_stage = replace(RECIPES["best"], stages=1)
+    for seed in range(3):
+        yield from (recipe(image, seed, RECIPES["fast"]) for image in SET9)
+    for chosen in (WHOLE, one_stage, RECIPES["best"]):
+        yield from (recipe(image, 0, chosen) for image in SET9)
+
+
+def _held_out() -> Iterator[Configuration]:
+    for image in OTHERS:
+        yield _with_sure(nystrom(image, 0))
+        yield from (recipe(image, 0, chosen) for chosen in (RECIPES["fast"], RECIPES["best"]))
+        for name in BASELINES:
+            yield Configuration("baseline", image, 0, 25, None, None, "float64", {"denoiser": name})
+
+
 def _exact() -> Iterator[Configuration]:
     settings = PATCH | {"lanczos_steps": 32, "largest_iteration": 2000}
     yield Configuration("exact", "house", 0, 25, "vanilla", "image", "float32", settings)
@@ -78,6 +108,8 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "baselines": tuple(_baselines()),
     "columns": tuple(_columns()),
     "exact": tuple(_exact()),
+    "recipes": tuple(_recipes()),
+    "held_out": tuple(_held_out()),
 }
 
 
@@ -160,6 +192,17 @@ def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
     return Outcome(curve, {"change_from_last_quarter_of_steps_db": abs(curve[best] - shorter[best])})
 
 
+def _run_recipe(configuration: Configuration, given: Problem) -> Outcome:
+    settings = configuration.settings
+    landmarks = tuple(Landmarks(*each) for each in settings["landmarks"])
+    chosen = Recipe(landmarks, settings["window"], settings["overlap"], settings["stages"])
+    found = restore(given.noisy, configuration.sigma / 255, None, chosen, settings["seed"])
+    numbers = {"expected_psnr": found.expected_psnr, "median_iterations": found.iterations.median().item()}
+    for index in range(-1, len(landmarks) * settings["stages"]):
+        numbers[f"windows_{index}"] = (found.landmarks == index).double().mean().item()
+    return Outcome({0: psnr(found.image, given.clean)}, numbers)
+
+
 def _run_baseline(configuration: Configuration, given: Problem) -> Outcome:
     estimate = BASELINES[configuration.settings["denoiser"]](given.noisy, configuration.sigma / 255)
     return Outcome({0: psnr(estimate, given.clean)}, {})
@@ -168,6 +211,7 @@ def _run_baseline(configuration: Configuration, given: Problem) -> Outcome:
 METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "nystrom": _run_nystrom,
     "exact": _run_exact,
+    "recipe": _run_recipe,
     "baseline": _run_baseline,
 }
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ntkbook.image_files import check_image, read, save
-from ntkbook.photographs import SET9, Photograph, available, load, photograph
+from ntkbook.photographs import OTHERS, SET9, Photograph, available, load, photograph
 
 __all__ = [
+    "OTHERS",
     "PADDINGS",
     "SET9",
     "Photograph",
@@ -265,11 +266,12 @@ def patches(
     return extract_patches(image, size, padding, start, stop)
 
 
-def extract_patches(image: Tensor, size: int, padding: str, start: int, stop: int) -> Tensor:
+def extract_patches(image: Tensor, size: int, padding: str, start: int, stop: int, stride: int = 1) -> Tensor:
     """:func:`patches` of the rows ``start`` to ``stop``, for callers that stream an image they have checked once.
 
-    The image may have further axes in front, (..., channels, height, width); the patches have them too. In memory
-    each entry of all the patches lies together: that is several times faster to copy, and products do not mind.
+    With a stride only every so many rows and columns have a patch, the first of each included. The image may have
+    further axes in front, (..., channels, height, width); the patches have them too. In memory each entry of all the
+    patches lies together: that is several times faster to copy, and products do not mind.
     """
     height, width = image.shape[-2:]
     half = size // 2
@@ -278,9 +280,9 @@ def extract_patches(image: Tensor, size: int, padding: str, start: int, stop: in
     strip = image.index_select(-2, row_index.to(image.device)).index_select(-1, column_index.to(image.device))
     if padding == "zeros":
         strip = strip.masked_fill((row_outside[:, None] | column_outside).to(image.device), 0)
-    windows = strip.unfold(-2, size, 1).unfold(-2, size, 1)  # (..., channels, rows, width, size, size), a view
+    windows = strip.unfold(-2, size, stride).unfold(-2, size, stride)  # (..., channels, rows, columns, size, size)
     entries = windows.movedim((-2, -1), (-4, -3))
-    return entries.reshape(*image.shape[:-3], image.shape[-3] * size * size, (stop - start) * width).mT
+    return entries.reshape(*image.shape[:-3], image.shape[-3] * size * size, -1).mT
 
 
 def patches_around(image: Tensor, size: int, padding: str, pixels: Tensor) -> Tensor:

@@ -4,27 +4,31 @@ The kernel compares patches, so a column can belong to any patch. Pixels of the 
 columns; the centre of a cluster of patches is an average and carries less.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ntkbook.images import extract_patches
 from ntkbook.kernels import PatchKernel
-from ntkbook.nystrom import SELECTIONS, select_columns, uniform_columns
+from ntkbook.nystrom import SELECTIONS, select_columns
 
 KINDS = ("centres", *SELECTIONS)
-SAMPLE = 8  # patches clustered for each centre
-LLOYD_STEPS = 2
+SAMPLE = 32  # patches clustered for each centre, at least
+LLOYD_STEPS = 1
 
 
-def cluster_centres(kernel: PatchKernel, count: int, seed: int = 0, steps: int = LLOYD_STEPS) -> Tensor:
-    """Centres of clusters of patches, by Lloyd's algorithm (k-means) on 8 patches for each centre.
+def cluster_centres(kernel: PatchKernel, count: int, steps: int = LLOYD_STEPS) -> Tensor:
+    """Centres of clusters of patches, by Lloyd's algorithm (k-means).
+
+    The patches lie on a regular grid of pixels, as fine as it must be for about 32 of them for each centre or for all
+    there are; every so many of them the first centres.
 
     Args:
         kernel: the patch kernel, of one image or of a batch, whose images then are clustered apart.
         count: number of centres, between 1 and the number of pixels.
-        seed: of the draw of the patches.
         steps: of Lloyd's algorithm, 0 or more; 0 gives patches of pixels.
 
     Returns:
@@ -33,14 +37,16 @@ def cluster_centres(kernel: PatchKernel, count: int, seed: int = 0, steps: int =
     Raises:
         ValueError: more centres than pixels are asked for.
     """
-    chosen = uniform_columns(kernel.pixels, min(kernel.pixels, max(count, SAMPLE * count)), seed)
-    sample = kernel.patches_at(chosen)
-    first = torch.linspace(0, len(chosen) - 1, count).long()  # the draw is in the order of the pixels
+    if not 1 <= count <= kernel.pixels:
+        raise ValueError(f"The number of centres must be between 1 and {kernel.pixels}, the pixels, not {count}.")
+    stride = max(1, math.isqrt(kernel.pixels // (SAMPLE * count)))
+    sample = extract_patches(kernel.image, kernel.size, kernel.padding, 0, kernel.image.shape[-2], stride)
+    first = torch.linspace(0, sample.shape[-2] - 1, count).long()
     centres = sample[..., first, :]
     for _ in range(steps):
-        distances = centres.square().sum(dim=-1)[..., None, :] - 2 * sample @ centres.mT  # up to the sample's norms
+        distances = centres.square().sum(dim=-1)[..., None, :] - sample @ (2 * centres).mT  # less the samples' norms
         nearest = distances.argmin(dim=-1)[..., None, :]
-        member = sample.new_zeros(*centres.shape[:-1], len(chosen)).scatter_(-2, nearest, 1)
+        member = sample.new_zeros(*centres.shape[:-1], sample.shape[-2]).scatter_(-2, nearest, 1)
         size = member.sum(dim=-1, keepdim=True)
         centres = torch.where(size > 0, member @ sample / size.clamp_min(1), centres)
     return centres
@@ -81,7 +87,7 @@ class Landmarks:
         """
         count = min(self.count, kernel.pixels)
         if self.kind == "centres":
-            centres = cluster_centres(kernel, count, seed)
+            centres = cluster_centres(kernel, count)
             return lambda _: centres
         if self.kind == "residual":  # depends on the entries of the kernel, so on the image
             images = kernel.image.flatten(0, -4) if kernel.image.ndim > 3 else kernel.image[None]

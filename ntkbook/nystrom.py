@@ -178,7 +178,8 @@ class NystromBasis:
     def __matmul__(self, coefficients: Tensor) -> Tensor:
         """(..., rank, k) -> (..., pixels, k)."""
         mixed = self.mixing @ coefficients
-        return torch.cat([block @ mixed for _, block in self.blocks()], dim=-2)
+        # Transposed on both sides, which is how the blocks lie in memory.
+        return torch.cat([mixed.mT @ block.mT for _, block in self.blocks()], dim=-1).mT
 
 
 @dataclass(frozen=True)

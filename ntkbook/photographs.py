@@ -79,6 +79,14 @@ SET9: dict[str, SourceFile] = {
     )
 }
 
+# Photographs inside scikit-image's wheel, none of them in Set9: nothing in the project was chosen on them.
+OTHERS: dict[str, str] = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "rocket": "rocket.jpg",
+}
+
 # Photographs inside scikit-image's wheel: a file and a crop (top, left, height, width), None for all of it.
 _STAND_INS: dict[str, tuple[str, tuple[int, int, int, int] | None]] = {
     "baboon": ("chelsea.png", None),
@@ -159,7 +167,7 @@ def available() -> tuple[str, ...]:
 
 
 def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Load a Set9 image by its name, or any PNG, JPEG, TIFF or WebP file by its path.
+    """Load a Set9 image or one of scikit-image's photographs by its name, or any image file by its path.
 
     A name is looked up in ``$NTKBOOK_DATA`` (the folder or its ``set9``), in ``data`` and ``data/set9`` of
     the working directory, then of the checkout, in the user's cache, and is at last downloaded into that
@@ -167,8 +175,8 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     reached as ``./house``.
 
     Args:
-        name_or_path: A Set9 name in any case (see ``SET9``), or a path; a :class:`~pathlib.Path` is
-            always a path.
+        name_or_path: A name in ``SET9`` or ``OTHERS``, in any case, or the path of a PNG, JPEG, TIFF or WebP
+            file; a :class:`~pathlib.Path` is always a path.
         dtype: Floating-point dtype of the result.
 
     Returns:
@@ -188,9 +196,14 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     if name in SET9:
         path = _find(name) or _download(name)
         return decode(_checked(path, name), str(path), dtype)
+    if name in OTHERS:
+        folder = _packaged()
+        if folder is None:
+            raise FileNotFoundError(f"the photograph {name} comes with scikit-image, which is not installed")
+        return read(folder / OTHERS[name], dtype)
     if not Path(name_or_path).exists():
-        known = ", ".join(SET9)
-        raise FileNotFoundError(f"{str(name_or_path)!r} is neither an image file nor a Set9 name ({known})")
+        known = ", ".join([*SET9, *OTHERS])
+        raise FileNotFoundError(f"{str(name_or_path)!r} is neither an image file nor a known name ({known})")
     return read(name_or_path, dtype)
 
 
@@ -216,17 +229,24 @@ def photograph(name: str, dtype: torch.dtype = torch.float32) -> Photograph:
     try:
         return Photograph(key, load(key, dtype), SET9[key].source)
     except DownloadError as error:
-        specification = importlib.util.find_spec("skimage")
-        if specification is None or specification.origin is None:
+        folder = _packaged()
+        if folder is None:
             raise DownloadError(f"{error}; scikit-image, whose photographs could stand in, is missing too") from error
         filename, crop = _STAND_INS[key]
-        # The file is read directly: skimage.data would try the network for some of its images.
-        pixels = read(Path(specification.origin).parent / "data" / filename, dtype)
+        pixels = read(folder / filename, dtype)
         if crop is not None:
             top, left, height, width = crop
             pixels = pixels[:, top : top + height, left : left + width].clone()
         stand_in = Path(filename).stem + ("" if crop is None else f", a {crop[2]} x {crop[3]} crop")
         return Photograph(stand_in, pixels, f"scikit-image, skimage/data/{filename}", key)
+
+
+def _packaged() -> Path | None:
+    """Where scikit-image's photographs lie. Read directly: skimage.data would try the network for some of them."""
+    specification = importlib.util.find_spec("skimage")
+    if specification is None or specification.origin is None:
+        return None
+    return Path(specification.origin).parent / "data"
 
 
 def _download(name: str) -> Path:

@@ -20,6 +20,7 @@ from ntkbook.windows import Blend, Windows
 
 LARGEST_ITERATION = 100_000  # beyond, the answer hangs on eigenvalues that are rounding in float32
 PER_DECADE = 12  # numbers of iterations that SURE compares
+RETAINED = 31 * 2**20  # bytes; with a block of 32 MB or more glibc does not change its ways
 BATCH_ENTRIES = {"cpu": 2**20, "cuda": 2**28}  # kernel entries of the windows worked on together
 
 
@@ -145,6 +146,11 @@ class _Work:
     recipe: Recipe
     seed: int
     report: Callable[[int], None] | None
+
+    def __post_init__(self) -> None:
+        # glibc gives freed memory back to the system at once unless a block of this size was freed before, and
+        # fetching it again for each batch of windows took longer than the arithmetic. The block is never touched.
+        torch.empty(RETAINED, dtype=torch.uint8)
 
     def stage(self, number: int, source: Tensor, chosen: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Filter the images with kernels of ``source``; a window keeps the source where SURE prefers that."""

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from ntkbook import cli
 
-FAST = ("--columns", "60", "--device", "cpu")
+ON_CPU = ("--device", "cpu")
 
 
 def picture(channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from command_line import FAST, call, picture, refused
+from command_line import ON_CPU, call, picture, refused
 from PIL import Image
 
-from ntkbook import cli, denoise
+from ntkbook import cli
+from ntkbook.denoise import estimated_sigma
 from ntkbook.images import add_noise, psnr, read, save
-from ntkbook.nystrom import SELECTIONS
+from ntkbook.restoration import RECIPES, restore
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def files(folder: Path) -> dict[str, Path]:
 )
 def test_every_kind_of_picture_is_denoised(tmp_path, name, mode):
     source, target = files(tmp_path)[name], tmp_path / "restored.png"
-    result = call("denoise", source, target, "--sigma", 20, *FAST)
+    result = call("denoise", source, target, "--sigma", 20, *ON_CPU)
     assert result.code == 0, result
     with Image.open(target) as written:
         assert written.mode == mode
@@ -81,46 +82,58 @@ def test_every_kind_of_picture_is_denoised(tmp_path, name, mode):
 
 @pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.jpeg", "out.tif", "out.tiff", "out.webp", "OUT.PNG"])
 def test_every_format_is_written(tmp_path, noisy_file, name):
-    assert call("denoise", noisy_file, tmp_path / name, "--iterations", 30, *FAST).code == 0
+    assert call("denoise", noisy_file, tmp_path / name, "--iterations", 30, *ON_CPU).code == 0
     with Image.open(tmp_path / name) as written:
         assert written.size == (32, 32)
 
 
-def test_the_file_is_what_the_function_gives(tmp_path, noisy_file):
-    options = ("--sigma", 25, "--columns", 50, "--patch-size", 7, "--selection", "uniform", "--seed", 3)
-    result = call("denoise", noisy_file, tmp_path / "out.png", *options, "--device", "cpu")
-    expected = denoise.restore(read(noisy_file), 25 / 255, None, 50, 7, "uniform", 3)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_file_is_what_the_function_gives(tmp_path, noisy_file, recipe):
+    options = ("--sigma", 25, "--recipe", recipe, "--seed", 3)
+    result = call("denoise", noisy_file, tmp_path / "out.png", *options, *ON_CPU)
+    expected = restore(read(noisy_file), 25 / 255, None, RECIPES[recipe], 3)
     assert torch.equal(read(tmp_path / "out.png"), ((expected.image.clamp(0, 1) * 255).round().double() / 255).float())
     (line,) = result.out
     assert "32 x 32 colour, sigma 25.0 (given)" in line
-    assert f"{expected.iterations} iterations (chosen by SURE, which expects {expected.expected_psnr:.1f} dB)" in line
+    t = round(expected.iterations.item())
+    assert f"{t} iterations (chosen by SURE, which expects {expected.expected_psnr:.1f} dB)" in line
     assert re.search(r"\d+\.\d s on cpu$", line)
     assert result.err == []
 
 
+def test_the_range_over_the_windows_is_said(tmp_path):
+    save(add_noise(picture(height=80, width=50), 25, 0), tmp_path / "in.png")
+    (line,) = call("denoise", tmp_path / "in.png", tmp_path / "out.png", "--sigma", 25, *ON_CPU).out
+    found = restore(read(tmp_path / "in.png"), 25 / 255)
+    low, high = round(found.iterations.min().item()), round(found.iterations.max().item())
+    assert found.windows.grid == (2, 2)
+    assert low < high
+    assert f", {low} to {high} iterations in 4 windows (chosen by SURE" in line
+
+
 def test_an_estimated_noise_level_is_said(tmp_path, noisy_file):
-    (line,) = call("denoise", noisy_file, tmp_path / "out.png", *FAST).out
-    estimate = 255 * denoise.estimated_sigma(read(noisy_file).numpy())
+    (line,) = call("denoise", noisy_file, tmp_path / "out.png", *ON_CPU).out
+    estimate = 255 * estimated_sigma(read(noisy_file).numpy())
     assert f"sigma {estimate:.1f} (estimated)" in line
     assert 20 < estimate < 30
 
 
 def test_given_iterations_are_used_and_said(tmp_path, noisy_file):
-    (line,) = call("denoise", noisy_file, tmp_path / "out.png", "--iterations", 40, *FAST).out
+    (line,) = call("denoise", noisy_file, tmp_path / "out.png", "--iterations", 40, *ON_CPU).out
     assert "sigma not needed, 40 iterations (given)" in line
-    expected = denoise.restore(read(noisy_file), None, 40, 60).image.clamp(0, 1)
+    expected = restore(read(noisy_file), None, 40).image.clamp(0, 1)
     assert (read(tmp_path / "out.png") - expected).abs().max() <= 0.51 / 255
 
 
 def test_quiet_says_nothing(tmp_path, noisy_file):
-    result = call("denoise", noisy_file, tmp_path / "out.png", "--iterations", 40, "--quiet", *FAST)
+    result = call("denoise", noisy_file, tmp_path / "out.png", "--iterations", 40, "--quiet", *ON_CPU)
     assert (result.code, result.out, result.err) == (0, [], [])
     assert (tmp_path / "out.png").is_file()
 
 
 def test_sizes_are_width_by_height(tmp_path):
     save(picture(1, 21, 40), tmp_path / "in.png")
-    (line,) = call("denoise", tmp_path / "in.png", tmp_path / "out.png", "--sigma", 5, *FAST).out
+    (line,) = call("denoise", tmp_path / "in.png", tmp_path / "out.png", "--sigma", 5, *ON_CPU).out
     assert "40 x 21 grey" in line
     assert read(tmp_path / "out.png").shape == (1, 21, 40)
 
@@ -130,20 +143,20 @@ def test_sizes_are_width_by_height(tmp_path):
 def test_constant_pictures_are_written(tmp_path, value, options):
     for mode, pixel in (("L", value), ("RGB", (value, value, value))):
         Image.new(mode, (24, 24), pixel).save(tmp_path / "in.png")
-        result = call("denoise", tmp_path / "in.png", tmp_path / "out.png", *options, *FAST)
+        result = call("denoise", tmp_path / "in.png", tmp_path / "out.png", *options, *ON_CPU)
         assert result.code == 0, result
         assert (read(tmp_path / "out.png") - value / 255).abs().max() <= 0.02
 
 
 def test_without_noise_the_picture_comes_back(tmp_path, noisy_file):
-    (line,) = call("denoise", noisy_file, tmp_path / "out.png", "--sigma", 0, *FAST).out
+    (line,) = call("denoise", noisy_file, tmp_path / "out.png", "--sigma", 0, *ON_CPU).out
     assert torch.equal(read(tmp_path / "out.png"), read(noisy_file))
     assert "left as it was, since there is no noise" in line
 
 
 def test_a_file_may_replace_itself(noisy_file):
     before = read(noisy_file)
-    assert call("denoise", noisy_file, noisy_file, "--sigma", 25, *FAST).code == 0
+    assert call("denoise", noisy_file, noisy_file, "--sigma", 25, *ON_CPU).code == 0
     assert psnr(read(noisy_file), picture()) > psnr(before, picture()) + 2
 
 
@@ -152,8 +165,8 @@ def test_a_file_may_replace_itself(noisy_file):
 
 def test_help_names_every_choice():
     shown = " ".join(" ".join(call("denoise", "--help").out).split())
-    assert all(selection in shown for selection in SELECTIONS)
-    for option in ("--sigma", "--iterations", "--columns", "--patch-size", "--selection", "--seed", "--device"):
+    assert all(recipe in shown for recipe in RECIPES)
+    for option in ("--sigma", "--iterations", "--recipe", "--seed", "--device"):
         assert option in shown
     assert all(name in " ".join(call("--help").out) for name in ("denoise", "run", "status"))
 
@@ -188,10 +201,10 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_the_command_in_a_process_of_its_own(tmp_path, noisy_file):
-    command = [sys.executable, "-m", "ntkbook", "denoise", "noisy.png", "out.png", "--patch-size", "8"]
+    command = [sys.executable, "-m", "ntkbook", "denoise", "noisy.png", "out.png", "--recipe", "slow"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"ntkbook: [^\n]*odd[^\n]* 8\.\n", done.stderr)
+    assert re.fullmatch(r"ntkbook: Unknown recipe 'slow'; accepted are [^\n]*\.\n", done.stderr)
     assert os.listdir(tmp_path) == ["noisy.png"]
 
 
@@ -200,7 +213,7 @@ def test_ctrl_c_on_a_terminal_with_a_progress_bar(tmp_path):
     save(add_noise(picture(3, 256, 256), 25, 0), tmp_path / "noisy.png")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
-    command = [sys.executable, "-m", "ntkbook", "denoise", "noisy.png", "out.png", "--columns", "1000"]
+    command = [sys.executable, "-m", "ntkbook", "denoise", "noisy.png", "out.png", "--recipe", "best"]
     # Whoever runs these tests in the background has Ctrl-C ignored, and a child would inherit that.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, preexec_fn=heed)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from command_line import FAST, call, picture, refused
+from command_line import ON_CPU, call, picture, refused
 from PIL import Image
 
-from ntkbook import denoise, image_files
+from ntkbook import image_files, restoration
 from ntkbook.images import add_noise, save
 
 
@@ -34,13 +34,9 @@ def noisy_file(tmp_path) -> Path:
         (("--sigma", "much"), "'--sigma': 'much' is not a number", 2),
         (("--iterations", -3), "0 or more, not -3", 1),
         (("--iterations", "2.5"), "'--iterations': '2.5' is not a whole number", 2),
-        (("--columns", 1025), "between 1 and 1024, the number of pixels, not 1025", 1),
-        (("--columns", 0), "between 1 and 1024, the number of pixels, not 0", 1),
-        (("--columns", "few"), "'--columns': 'few' is not a whole number", 2),
-        (("--patch-size", 8), "odd and at least 1, so that a patch has a centre; got 8", 1),
-        (("--patch-size", -1), "odd and at least 1, so that a patch has a centre; got -1", 1),
-        (("--patch-size", 33), "a patch of 33 x 33 does not fit in an image of 32 x 32", 1),
-        (("--selection", "best"), "'best'; accepted are uniform, grid, residual", 1),
+        (("--iterations", 30, "--recipe", "best"), "3 kinds of landmarks and 2 stages SURE has to choose", 1),
+        (("--recipe", "slow"), "Unknown recipe 'slow'; accepted are fast, best, paper", 1),
+        (("--columns", 60), "No such option: --columns", 2),
         (("--seed", -1), "--seed is -1; a whole number of 0 or more", 1),
         (("--device", "abacus"), "'abacus'; accepted are auto, cpu, cuda and cuda:N", 1),
         (("--device", "cuda:99"), "'cuda:99' is not on this machine; cpu always is", 1),
@@ -65,7 +61,7 @@ def write_bad_files(folder: Path) -> None:
         values = np.full((32, 32), 0.5, np.float32)
         values[3, 4] = value
         tifffile.imwrite(folder / f"{name}.tif", values)
-    Image.fromarray(colour[:10, :10]).save(folder / "small.png")
+    Image.fromarray(colour[:6, :6]).save(folder / "small.png")
     (folder / "folder.png").mkdir()
 
 
@@ -82,7 +78,7 @@ def write_bad_files(folder: Path) -> None:
         ("nan.tif", "NaN or infinite"),
         ("inf.tif", "NaN or infinite"),
         ("bright.tif", "outside [0, 1]"),
-        ("small.png", "a patch of 11 x 11 does not fit in an image of 10 x 10"),
+        ("small.png", "a patch of 7 x 7 does not fit in an image of 6 x 6"),
     ],
 )
 @pytest.mark.parametrize("sigma", [("--sigma", 25), ()], ids=["given", "estimated"])
@@ -105,7 +101,7 @@ def test_bad_pictures(tmp_path, name, says, sigma):
     ],
 )
 def test_bad_targets_are_refused_before_any_work(tmp_path, noisy_file, monkeypatch, name, says):
-    monkeypatch.setattr(denoise, "restore", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(restoration, "restore", lambda *_, **__: pytest.fail("work was done"))
     for folder in ("folder", "folder.png"):
         (tmp_path / folder).mkdir()
     sentence = refused(tmp_path, "denoise", noisy_file, tmp_path / name, "--sigma", 25)
@@ -140,12 +136,21 @@ def test_errors_on_the_way_leave_nothing(tmp_path, noisy_file, monkeypatch, erro
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(denoise, "restore", fail)
+    monkeypatch.setattr(restoration, "restore", fail)
     assert says in refused(tmp_path, "denoise", noisy_file, tmp_path / "out.png", "--sigma", 25, code=code)
 
 
+def test_the_advice_on_memory_can_be_followed(tmp_path, noisy_file, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(restoration, "restore", fail)
+    sentence = refused(tmp_path, "denoise", noisy_file, tmp_path / "out.png", "--sigma", 25)
+    assert "columns" not in sentence  # there is no such choice
+
+
 def test_a_bug_shows_its_traceback(tmp_path, noisy_file, monkeypatch):
-    monkeypatch.setattr(denoise, "restore", lambda *_, **__: {}["absent"])
+    monkeypatch.setattr(restoration, "restore", lambda *_, **__: {}["absent"])
     with pytest.raises(KeyError, match="absent"):
         call("denoise", noisy_file, tmp_path / "out.png", "--sigma", 25)
 
@@ -156,5 +161,5 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, noisy_file, monkeypatch):
 
     (tmp_path / "out.png").write_bytes(b"an older file")
     monkeypatch.setattr(image_files.os, "replace", full)
-    sentence = refused(tmp_path, "denoise", noisy_file, tmp_path / "out.png", "--iterations", 5, *FAST)
+    sentence = refused(tmp_path, "denoise", noisy_file, tmp_path / "out.png", "--iterations", 5, *ON_CPU)
     assert "out.png: No space left on device" in sentence

@@ -13,6 +13,7 @@ from command_line import call, listing, picture, refused
 from ntkbook import cli, experiments
 from ntkbook.configuration import Configuration
 from ntkbook.images import SET9, add_noise, save
+from ntkbook.restoration import RECIPES
 from ntkbook.results import Store
 
 
@@ -195,6 +196,13 @@ def test_status_counts_and_names_what_is_missing(small_plan):
         "  nlm_fast: 0 of 1",
         f"2 records in {small_plan}",
     ]
+
+
+def test_status_tells_recipes_apart(tmp_path, monkeypatch):
+    plan = tuple(experiments.recipe("house", 0, RECIPES[name]) for name in RECIPES)
+    monkeypatch.setattr(experiments, "TABLES", {"recipes": plan})
+    _, *lines, _ = call("status", "--results", tmp_path).out
+    assert len(set(lines)) == len(plan)
 
 
 def test_status_of_the_real_plan(tmp_path, monkeypatch):

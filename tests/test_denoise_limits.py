@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ntkbook.denoise import denoise_ntk
+from ntkbook.landmarks import Landmarks
+from ntkbook.restoration import RECIPES, Recipe
 
 # --- refusals
 
@@ -22,11 +24,10 @@ GREY = np.full((20, 20), 0.4)
         (GREY, {"sigma": float("inf")}, "inf"),
         (GREY, {"iterations": -1}, "-1"),
         (GREY, {"iterations": float("nan")}, "nan"),
-        (GREY, {"patch_size": 8}, "odd.* 8"),
-        (GREY, {"patch_size": 21}, "21 x 21"),
-        (GREY, {"columns": 401}, "400.*401"),
-        (GREY, {"columns": 0}, "1 and 400.*0"),
-        (GREY, {"selection": "best"}, "'best'.*grid"),
+        (GREY, {"recipe": Recipe((Landmarks("centres", 8, 8),))}, "odd.* 8"),
+        (GREY, {"recipe": Recipe((Landmarks("centres", 8, 21),))}, "21 x 21"),
+        (GREY, {"recipe": "slow"}, "'slow'; accepted are fast, best, paper"),
+        (GREY, {"recipe": "best", "iterations": 20}, "3 kinds of landmarks and 2 stages"),
         (GREY, {"device": "abacus"}, "'abacus'.*cpu"),
         (GREY, {"channel_axis": -1}, r"\(20, 20\)"),
         (np.full((20, 20, 3), 0.4), {}, r"\(20, 20, 3\).*channel_axis=-1"),
@@ -53,21 +54,33 @@ def test_what_is_not_an_array_of_numbers_is_refused(image):
 PEAK = """
 import resource, sys, numpy as np
 from ntkbook.denoise import denoise_ntk
-denoise_ntk(np.full((64, 64), 0.4), iterations=5, columns=16, device="cpu")
+from ntkbook.restoration import RECIPES, Landmarks, Recipe
+recipe = {"whole": Recipe((Landmarks("uniform", 16),), window=None), "windows": RECIPES["fast"]}[sys.argv[1]]
+denoise_ntk(np.full((64, 64), 0.4), iterations=5, recipe=recipe, device="cpu")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-side, columns = int(sys.argv[1]), int(sys.argv[2])
+side = int(sys.argv[2])
 image = np.random.default_rng(0).random((side, side), dtype=np.float32)
-assert np.isfinite(denoise_ntk(image, iterations=5, columns=columns, device="cpu")).all()
+assert np.isfinite(denoise_ntk(image, iterations=5, recipe=recipe, device="cpu")).all()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
 """
 
 
-def test_all_patches_are_never_held_at_once():
+def peak_growth(recipe: str, side: int) -> int:
+    """Bytes by which the peak memory of a process of its own grows with a grey picture."""
     pytest.importorskip("resource")
+    command = [sys.executable, "-c", PEAK, recipe, str(side)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+
+
+def test_all_patches_are_never_held_at_once():
     side, columns = 2048, 16
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(side), str(columns)], capture_output=True, text=True, check=True, timeout=300
-    )
     kept, every_patch = side**2 * columns * 4, side**2 * 121 * 4
     allowed = kept + 2**29  # a tile of patches and its temporaries, whatever the size of the picture
-    assert int(done.stdout) < allowed < every_patch / 2
+    assert peak_growth("whole", side) < allowed < every_patch / 2
+
+
+def test_columns_of_all_windows_are_never_held_at_once():
+    side = 1024
+    picture, every_column = side**2 * 4, side**2 * RECIPES["fast"].landmarks[0].count * 4
+    allowed = 12 * picture + 2**26  # copies of the picture, and the windows that are worked on together
+    assert peak_growth("windows", side) < allowed < every_column / 2

@@ -12,13 +12,16 @@ from tiny_images import smooth_image
 from ntkbook import experiments
 from ntkbook.baselines import nlm_fast
 from ntkbook.configuration import Configuration
-from ntkbook.experiments import METHODS, TABLES, coverage, nystrom, problem, run, run_missing
-from ntkbook.images import SET9, add_noise, constant_image, psnr
+from ntkbook.experiments import METHODS, TABLES, coverage, nystrom, problem, recipe, run, run_missing
+from ntkbook.images import OTHERS, SET9, add_noise, constant_image, psnr
+from ntkbook.landmarks import Landmarks
+from ntkbook.restoration import Recipe, restore
 from ntkbook.results import Store
 from ntkbook.stopping import PROBE, iteration_grid
 
 CPU = torch.device("cpu")
 CLEAN = smooth_image(3, 20, 24)
+TINY = Recipe((Landmarks("centres", 16, 5), Landmarks("uniform", 30, 3)), window=12, overlap=4, stages=2)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,8 @@ def test_sizes_of_the_plans():
         "baselines": 9 * 3 * 3,
         "columns": 3 * 3 * (2 + 1 + 2),  # images, counts, seeds (a grid has one)
         "exact": 1,
+        "recipes": 9 * 3 + 9 * 3,  # the fast recipe with three seeds, three others with one
+        "held_out": 4 * (1 + 2 + 3),  # the paper's filter, two recipes, the baselines
     }
 
 
@@ -61,7 +66,7 @@ def test_plans_do_not_repeat_and_can_be_run(name):
     assert len({configuration.key for configuration in plan}) == len(plan)
     for configuration in plan:
         assert configuration.method in METHODS
-        assert configuration.image in SET9
+        assert configuration.image in (OTHERS if name == "held_out" else SET9)
         if configuration.method == "baseline":
             assert configuration.settings["denoiser"] in experiments.BASELINES
 
@@ -80,6 +85,46 @@ def test_plan_of_table_1():
         assert configuration.settings.get("sure_probe") == (PROBE if stopped else None)
     assert len({c.settings["input_seed"] for c in plan if c.input == "noise"}) == 3
     assert {c.sigma for c in TABLES["table4"]} == {5, 100}
+
+
+def test_plan_of_the_recipes():
+    by_stages = Counter((len(c.settings["landmarks"]), c.settings["stages"]) for c in TABLES["recipes"])
+    assert by_stages == {(1, 1): 27, (3, 1): 18, (3, 2): 9}  # of three kinds: whole images, and windows
+    assert Counter(c.settings["window"] for c in TABLES["recipes"]) == {48: 45, None: 9}
+    assert {c.sigma for c in TABLES["recipes"]} == {25}
+    assert not set(OTHERS) & set(SET9)
+    methods = {image: Counter(c.method for c in TABLES["held_out"] if c.image == image) for image in OTHERS}
+    assert methods == {image: {"nystrom": 1, "recipe": 2, "baseline": 3} for image in OTHERS}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Recipe((Landmarks("uniform", 16, 5),), 12, 4),
+        Recipe((Landmarks("centres", 17, 5),), 12, 4),
+        Recipe((Landmarks("centres", 16, 3),), 12, 4),
+        Recipe((Landmarks("centres", 16, 5),), None, 4),
+        Recipe((Landmarks("centres", 16, 5),), 12, 5),
+        Recipe((Landmarks("centres", 16, 5),), 12, 4, 2),
+        Recipe((Landmarks("centres", 16, 5),) * 2, 12, 4),
+    ],
+)
+def test_whatever_a_recipe_says_is_in_its_configuration(other):
+    first = recipe("house", 0, Recipe((Landmarks("centres", 16, 5),), 12, 4))
+    assert recipe("house", 0, other).key != first.key
+
+
+def test_a_recipe_s_run_is_its_restoration():
+    given = problem(recipe("house", 0, TINY), CPU)
+    found = restore(given.noisy, 25 / 255, recipe=TINY)
+    record = run(recipe("house", 0, TINY), CPU)
+    assert record.curve == {0: psnr(found.image, CLEAN.float())}
+    assert record.best_psnr > record.levels.noisy_psnr + 3
+    assert record.outcome["expected_psnr"] == found.expected_psnr
+    assert record.outcome["median_iterations"] == found.iterations.median().item()
+    shares = [record.outcome[f"windows_{index}"] for index in range(-1, 4)]
+    assert shares == [(found.landmarks == index).double().mean().item() for index in range(-1, 4)]
+    assert sum(shares) == pytest.approx(1)
 
 
 def test_the_problem_is_the_image_with_its_noise():
@@ -101,9 +146,13 @@ def test_the_problem_is_the_image_with_its_noise():
             {"columns_used", "degrees_of_freedom", "sure_iteration", "sure_psnr"},
         ),
         (exact(12, "float32"), {"change_from_last_quarter_of_steps_db"}),
+        (
+            recipe("house", 0, TINY),
+            {"expected_psnr", "median_iterations", *(f"windows_{index}" for index in range(-1, 4))},
+        ),
         (Configuration("baseline", "house", 0, 25, None, None, "float64", {"denoiser": "nlm_fast"}), set()),
     ],
-    ids=["nystrom", "share of residual columns", "noise input", "SURE", "exact", "baseline"],
+    ids=["nystrom", "share of residual columns", "noise input", "SURE", "exact", "recipe", "baseline"],
 )
 def test_a_run_makes_a_record_that_comes_back_from_the_store(store, configuration, numbers):
     record = run(configuration, CPU)
@@ -116,7 +165,7 @@ def test_a_run_makes_a_record_that_comes_back_from_the_store(store, configuratio
     assert record.levels == problem(configuration, CPU).levels
     assert record.provenance.device == "cpu"
     assert record.seconds > 0
-    expected = (0,) if configuration.method == "baseline" else iteration_grid(100, experiments.PER_DECADE)
+    expected = (0,) if configuration.method in ("baseline", "recipe") else iteration_grid(100, experiments.PER_DECADE)
     assert tuple(record.curve) == expected
 
 
@@ -172,7 +221,7 @@ def test_a_baseline_is_its_denoiser():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="Unknown method 'magic'; accepted are nystrom, exact, baseline"):
+    with pytest.raises(ValueError, match="Unknown method 'magic'; accepted are nystrom, exact, recipe, baseline"):
         run(Configuration("magic", "house", 0, 25, None, None, "float32"), CPU)
 
 
@@ -208,4 +257,4 @@ def test_coverage_counts_what_each_table_has(store):
         store.add(dataclasses.replace(record, configuration=configuration))
     counts = {name: have for name, (have, _) in coverage(store).items()}
     # Tables 1 and 5 show different numbers of the same runs; a run of no plan counts nowhere.
-    assert counts == {"table1": 4, "table5": 4, "table4": 1, "baselines": 0, "columns": 0, "exact": 0}
+    assert counts == dict.fromkeys(TABLES, 0) | {"table1": 4, "table5": 4, "table4": 1}

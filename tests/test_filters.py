@@ -117,6 +117,50 @@ def test_response_refuses(eigenvalues, t, message):
         twicing_response(torch.tensor(eigenvalues, dtype=torch.float64), t)
 
 
+def test_a_tensor_of_iterations_is_element_by_element():
+    values = torch.tensor(ABOVE_ONE, dtype=torch.float64)
+    times = torch.tensor([0, 1, 2, 7, 40], dtype=torch.float64)
+    together = twicing_response(values, times[:, None])
+    assert together.shape == (5, 6)
+    for row, t in zip(together, times.tolist(), strict=True):
+        assert torch.equal(row, twicing_response(values, t))
+    paired = twicing_response(torch.tensor([0.5, 1e-9, 0.2]).double(), torch.tensor([0.5, 1e6, 0.0]))
+    expected = [1 - 0.5**0.5, -math.expm1(1e6 * math.log1p(-1e-9)), 0]
+    checks.identity("6", paired, expected)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [([1.0, -2.0], "finite and 0 or more"), ([1.0, math.nan], "finite and 0"), ([2.0, 2.5], "must be whole")],
+)
+def test_a_tensor_of_iterations_is_refused_for_one_of_them(times, message):
+    with pytest.raises(ValueError, match=message):
+        twicing_response(torch.tensor([[0.5, 1.5]], dtype=torch.float64), torch.tensor(times)[:, None])
+
+
+def batch_of_filters() -> SpectralFilter:
+    """Three filters: of full rank, of rank 2, and of a black image."""
+    alone = [SpectralFilter.from_matrix(symmetric(values, seed)) for seed, values in enumerate(BATCH)]
+    return SpectralFilter(torch.stack([f.eigenvalues for f in alone]), torch.stack([f.basis for f in alone]))
+
+
+BATCH = ([8.0, 4.0, 1.0, 0.5], [3.0, 1.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+
+
+def test_a_batch_of_filters_is_each_of_them():
+    batch, noisy = batch_of_filters().scaled(), torch.stack([signal(4, seed=seed) for seed in range(3)])
+    assert batch.eigenvalues.isfinite().all()
+    assert not batch.eigenvalues[2].any()
+    times = torch.tensor([[2.0], [17.5], [9.0]], dtype=torch.float64)
+    one, different = batch.apply(noisy, 30), batch.apply(noisy, times)
+    for index in range(3):
+        alone = SpectralFilter.from_matrix(symmetric(BATCH[index], index)).scaled()
+        checks.identity("6", batch.eigenvalues[index] + 1, alone.eigenvalues + 1)
+        for found, t in ((one, 30), (different, times[index].item())):
+            torch.testing.assert_close(found[index], alone.apply(noisy[index], t), rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(batch.response(t)[index], alone.response(t), rtol=1e-10, atol=1e-12)
+
+
 def test_iterates_are_apply_however_much_memory_there_is():
     filter_, noisy = SpectralFilter.from_matrix(symmetric(BELOW_ONE)), signal(7, channels=3)
     times = [1, 2.5, 10, 100, 3]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ntkbook import checks
 from ntkbook import kernels as module
-from ntkbook.images import PADDINGS
+from ntkbook.images import PADDINGS, patches, patches_around
 from ntkbook.kernels import PatchKernel, nlm_affinity, relu_affinity
 
 REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=40)
@@ -66,6 +66,38 @@ def test_relu_affinity_is_the_mean_over_random_relu_units():
     samples = positive[:, :, None] * positive[:, None, :] + negative[:, :, None] * negative[:, None, :]
     norms = patches.norm(dim=1)
     checks.expectation("16", samples, relu_affinity(patches @ patches.T, norms[:, None], norms))
+
+
+def test_relu_affinity_with_the_first_layer_is_the_mean_tangent_kernel():
+    """Two layers, f = sqrt(2) sum_k v_k relu(w_k x): gradients in v and in w, over 400,000 units."""
+    patches = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-0.5, 1.0], [0.3, -0.9]], dtype=torch.float64)
+    units = torch.from_numpy(np.random.default_rng(6).standard_normal((400_000, 2)))
+    samples = 0
+    for sign in (1, -1):  # w and -w: less spread
+        before = sign * units @ patches.T
+        last, first = before.relu(), (before > 0).double()
+        samples = samples + last[:, :, None] * last[:, None, :]
+        samples = samples + first[:, :, None] * first[:, None, :] * (patches @ patches.T)
+    norms = patches.norm(dim=1)
+    checks.expectation("16", samples, relu_affinity(patches @ patches.T, norms[:, None], norms, first_layer=1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_first_layer_s_part_by_loops(share):
+    """What is added to (16) is the angle's part alone."""
+
+    def entry(p: np.ndarray, q: np.ndarray) -> float:
+        lengths = math.sqrt(np.vdot(p, p)) * math.sqrt(np.vdot(q, q))
+        phi = math.acos(max(-1.0, min(1.0, np.vdot(p, q) / lengths))) if lengths else 0.0
+        return arc_cosine(p, q) + share * lengths / math.pi * (math.pi - phi) * math.cos(phi)
+
+    image = random_image(2, 5, 6)
+    affinity = functools.partial(relu_affinity, first_layer=share)
+    expected = literal_kernel(literal_patches(image, 3, "reflect"), entry)
+    # This part has a kink at angle 0, where an arc cosine keeps half of the digits.
+    checks.identity("16", PatchKernel(image, 3, affinity).dense(), expected, rtol=1e-7)
+    diagonal = PatchKernel(image, 3, affinity).diagonal()
+    checks.identity("16", diagonal, (1 + share) * PatchKernel(image, 3).diagonal(), rtol=1e-7)
 
 
 def test_relu_affinity_at_known_angles():
@@ -133,11 +165,12 @@ def test_single_precision_follows_double():
     torch.testing.assert_close(single.double(), PatchKernel(image, 3).dense(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("first_layer", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_zero_patches_give_zeros_and_no_nan(dtype):
+def test_zero_patches_give_zeros_and_no_nan(dtype, first_layer):
     image = torch.zeros(1, 6, 6, dtype=dtype)
     image[0, 0, 0] = 1
-    kernel = PatchKernel(image, 3, padding="zeros")
+    kernel = PatchKernel(image, 3, functools.partial(relu_affinity, first_layer=first_layer), padding="zeros")
     dense = kernel.dense()
     zero = kernel.patches_at(torch.arange(36)).norm(dim=1) == 0
     assert zero.sum() == 32
@@ -183,3 +216,72 @@ def test_nlm_refuses_a_bandwidth_that_is_not_positive(bandwidth):
 def test_a_kernel_refuses_bad_input_at_the_door(change, message):
     with pytest.raises(ValueError, match=message):
         PatchKernel(**({"image": random_image(1, 5, 6), "size": 3} | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dense_is_symmetric_to_the_last_bit(dtype, monkeypatch):
+    kernel = PatchKernel(random_image(3, 9, 11, dtype=dtype), 3)
+    for entries in (2**20, 400):  # one tile, and many
+        monkeypatch.setattr(module, "TILE_ENTRIES", entries)
+        dense = kernel.dense()
+        assert torch.equal(dense, dense.T)
+
+
+# --- batches
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("axes", [(3,), (2, 2)])
+@pytest.mark.parametrize("entries", [50, 2**20])
+def test_a_batch_of_images_is_each_of_them(padding, axes, entries, monkeypatch):
+    monkeypatch.setattr(module, "TILE_ENTRIES", entries)
+    images = torch.stack([random_image(2, 6, 7, seed) for seed in range(math.prod(axes))]).unflatten(0, axes)
+    kernel = PatchKernel(images, 3, padding=padding)
+    pixels = torch.tensor([41, 0, 7, 7, 12])
+    landmarks = random_image(5, 18, math.prod(axes), seed=9).permute(2, 0, 1).unflatten(0, axes)
+    assert kernel.pixels == 42
+    against = list(kernel.against(landmarks))
+    assert [i for where, _ in against for i in range(42)[where]] == list(range(42))
+    together = {
+        "patches": kernel.patches_at(pixels),
+        "columns": kernel.columns(pixels),
+        "diagonal": kernel.diagonal(),
+        "against": torch.cat([block for _, block in against], dim=-2),
+    }
+    for place in np.ndindex(axes):
+        alone = PatchKernel(images[place], 3, padding=padding)
+        each = {
+            "patches": alone.patches_at(pixels),
+            "columns": alone.columns(pixels),
+            "diagonal": alone.diagonal(),
+            "against": torch.cat([block for _, block in alone.against(landmarks[place])]),
+        }
+        for name, expected in each.items():
+            checks.identity("16", together[name][place], expected)
+
+
+def test_a_batch_with_one_black_image():
+    images = torch.stack([random_image(1, 6, 6), torch.zeros(1, 6, 6).double()])
+    columns = PatchKernel(images, 3).columns(torch.tensor([3, 4]))
+    assert columns.isfinite().all()
+    assert columns[0].any()
+    assert not columns[1].any()
+
+
+def test_a_batch_is_checked_image_by_image():
+    images = torch.zeros(2, 1, 6, 6)
+    images[1, 0, 2, 2] = math.inf
+    with pytest.raises(ValueError, match="infinite"):
+        PatchKernel(images, 3)
+    with pytest.raises(ValueError, match="does not fit in an image of 6 x 6"):
+        PatchKernel(torch.zeros(2, 1, 6, 6), 7)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_patches_around_are_the_rows_of_all_patches(padding, size):
+    images = torch.stack([random_image(2, 5, 7, seed) for seed in range(3)])
+    pixels = torch.tensor([34, 0, 6, 6, 28, 17, 0])  # corners, repeats, no order
+    for image, found in zip(images, patches_around(images, size, padding, pixels), strict=True):
+        assert torch.equal(found, patches(image, size, padding)[pixels])
+        assert torch.equal(found, patches_around(image, size, padding, pixels))

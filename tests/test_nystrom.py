@@ -13,6 +13,7 @@ from ntkbook.images import to_matrix
 from ntkbook.kernels import PatchKernel
 from ntkbook.nystrom import (
     SELECTIONS,
+    inverse_root,
     literal_eigenpairs,
     nystrom_blocks,
     nystrom_filter,
@@ -146,6 +147,96 @@ def test_single_precision_is_orthonormal_to_a_hundredth_and_follows_double(make)
     for t in (1, 100):
         got, expected = filter_.apply(to_matrix(image).float(), t), exact.apply(to_matrix(image), t)
         assert (got - expected).abs().max() < 1e-3
+
+
+def nearly_flat(seed: int = 0) -> Tensor:
+    """A smooth image with so little noise that patches hardly differ."""
+    return smooth_image(3, 24, 24) - 0.5 + 2e-3 * random_image(3, 24, 24, seed)
+
+
+@pytest.mark.parametrize("count", [40, 150])
+def test_single_precision_stays_orthonormal_where_patches_hardly_differ(count):
+    kernel = PatchKernel(nearly_flat().float(), 7)
+    columns = uniform_columns(kernel.pixels, count, seed=0)
+    landmarks = kernel.patches_at(columns)
+    filter_ = nystrom_filter(kernel, landmarks)
+    kept = filter_.eigenvalues > 1e-5 * filter_.eigenvalues[0]
+    vectors = eigenvectors(filter_)[:, kept]
+    assert kept.sum() >= 30
+    assert (vectors.T @ vectors - torch.eye(vectors.shape[1])).abs().max() < 1e-3
+    # A Gram matrix of the columns themselves, in single precision, cannot tell these directions apart.
+    tall, precise = kernel.columns(columns), landmarks.double()
+    norms = precise.norm(dim=1)
+    root = inverse_root(kernel.affinity(precise @ precise.T, norms[:, None], norms), torch.float32)
+    values, mixing = torch.linalg.eigh(root.T @ (tall.T @ tall).double() @ root)
+    kept = values > 1e-5 * values[-1]
+    vectors = tall.double() @ root @ mixing[:, kept] / values[kept].sqrt()
+    assert (vectors.T @ vectors - torch.eye(int(kept.sum()))).abs().max() > 0.1
+
+
+def covariances(count: int = 3, side: int = 6) -> Tensor:
+    """Positive definite matrices, one for each of a batch."""
+    factors = random_image(count, side, 2 * side)
+    return factors @ factors.mT
+
+
+def test_inverse_root_makes_the_identity():
+    small = covariances()
+    root = inverse_root(small, torch.float64)
+    checks.identity("74", root.mT @ small @ root, torch.eye(6).double().expand(3, 6, 6))
+    checks.identity("74", root @ root.mT, torch.linalg.inv(small))
+    assert torch.equal(root, root.triu())
+    for alone, found in zip(small, root, strict=True):
+        checks.identity("74", inverse_root(alone, torch.float64), found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverse_root_where_landmarks_repeat(dtype):
+    """What is added is rounding: the matrix of the features is the pseudo-inverse's, and nothing overflows."""
+    once = covariances()
+    small = once[:, [0, 1, 2, 0, 3, 3]][:, :, [0, 1, 2, 0, 3, 3]]  # rank 4
+    root = inverse_root(small, dtype)
+    assert root.dtype == torch.float64
+    assert root.to(dtype).isfinite().all()
+    product = small @ root @ root.mT @ small
+    torch.testing.assert_close(product, small, rtol=0, atol=100 * torch.finfo(dtype).eps * small.max().item())
+    energies = torch.linalg.eigvalsh(root.mT @ small @ root)
+    assert energies.min() > -1e-3
+    assert energies.max() < 1 + 1e-3
+    torch.testing.assert_close(energies.sum(dim=-1), torch.full((3,), 4.0).double(), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverse_root_of_zero_is_finite(dtype):
+    small = covariances()
+    small[1] = 0
+    root = inverse_root(small, dtype)
+    assert root.to(dtype).isfinite().all()
+    checks.identity("74", root[0], inverse_root(small[0], dtype))
+    assert not (root[1].mT @ small[1] @ root[1]).any()
+
+
+@pytest.mark.parametrize("memory", [0, nystrom.COLUMN_MEMORY])
+def test_the_filter_of_a_batch_is_that_of_each_image(memory):
+    """Also where the ranks differ: one image has no texture, one is black."""
+    images = torch.stack([random_image(2, 7, 8), torch.full((2, 7, 8), 0.3).double(), torch.zeros(2, 7, 8).double()])
+    kernel = PatchKernel(images, 3)
+    columns = uniform_columns(56, 15, seed=0)
+    together = nystrom_filter(kernel, kernel.patches_at(columns), memory)
+    noisy = torch.stack([to_matrix(random_image(2, 7, 8, seed=seed)) for seed in (5, 6, 7)])
+    times = torch.tensor([[3.0], [40.5], [10.0]])
+    filtered = together.scaled().apply(noisy, times)
+    vectors = together.basis @ torch.eye(15).double()
+    assert together.eigenvalues.shape == (3, 15)
+    for index, rank in enumerate((15, 1, 0)):
+        alone = PatchKernel(images[index], 3)
+        expected = nystrom_filter(alone, alone.patches_at(columns), memory)
+        assert len(expected.eigenvalues) == rank
+        assert not together.eigenvalues[index, rank:].any()
+        torch.testing.assert_close(together.eigenvalues[index, :rank], expected.eigenvalues, rtol=1e-10, atol=0)
+        restored = expected.scaled().apply(noisy[index], times[index].item())
+        torch.testing.assert_close(filtered[index], restored, rtol=1e-10, atol=1e-12)
+        assert not vectors[index, :, rank:].any()  # nothing comes out of directions that are not there
 
 
 def test_landmarks_that_repeat_add_nothing(kernel):

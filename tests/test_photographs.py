@@ -11,8 +11,11 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import skimage
 import torch
+from PIL import Image
 
 from ntkbook import downloads, images, photographs
 from ntkbook.image_files import encode
@@ -92,7 +95,7 @@ def test_a_path_is_no_name(places):
 
 
 def test_unknown_names_say_which_are_known(places):
-    with pytest.raises(FileNotFoundError, match=r"'barbara' is neither .* Set9 name .*baboon, f16, house, kodim01"):
+    with pytest.raises(FileNotFoundError, match=r"'barbara' is neither .* known name \(baboon, f16, .*coffee, rocket"):
         images.load("barbara")
     with pytest.raises(ValueError, match="'barbara' is not a Set9 name; known are baboon"):
         images.photograph("barbara")
@@ -242,6 +245,24 @@ def test_the_list_of_set9():
     for name, file in images.SET9.items():
         assert file.name == name and len(file.sha256) == 64 and file.url.endswith(f"/{file.path}")
     assert len({file.sha256 for file in images.SET9.values()}) == 9
+
+
+@pytest.mark.parametrize("name", images.OTHERS)
+def test_scikit_image_s_photographs_by_name(places, monkeypatch, name):
+    monkeypatch.setattr(photographs, "_download", lambda *_: pytest.fail("the network was asked"))
+    path = Path(skimage.__file__).parent / "data" / images.OTHERS[name]
+    expected = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) / 255
+    loaded = images.load(name.upper(), torch.float64)
+    np.testing.assert_allclose(loaded.numpy(), expected, rtol=0, atol=1e-12)
+    assert loaded.std() > 0.1
+    assert images.available() == ()  # it is none of Set9
+
+
+def test_a_photograph_of_scikit_image_without_it(places, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else find_spec(name))
+    with pytest.raises(FileNotFoundError, match="photograph rocket comes with scikit-image, which is not installed"):
+        images.load("rocket")
 
 
 @pytest.mark.skipif("NTKBOOK_DATA" not in os.environ, reason="NTKBOOK_DATA names no folder with the Set9 files")

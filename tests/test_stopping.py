@@ -15,11 +15,14 @@ from ntkbook.images import centre, psnr, to_image, to_matrix
 from ntkbook.kernels import PatchKernel
 from ntkbook.nystrom import nystrom_filter
 from ntkbook.stopping import (
+    PROBE,
+    Analysis,
     SureCurve,
     fixed_filter_sure,
     iteration_grid,
     monte_carlo_sure,
     psnr_curve,
+    stein_estimates,
     sure_probe,
 )
 
@@ -105,6 +108,30 @@ def test_monte_carlo_sure_is_its_formula_step_by_step():
         checks.identity("7", divergence, moved, rtol=1e-8)
         residual = (here - to_matrix(noisy)).square().sum()
         checks.identity("7", estimate, residual / 72 - STD**2 + 2 * STD**2 * moved / 72, rtol=1e-8)
+
+
+def analyses(images: Tensor, probes: Tensor) -> tuple[Analysis, Analysis]:
+    """Of the filters of an image, or of each of a batch, and of the image moved along its probe."""
+    found = []
+    for noisy in (images, images + STD * PROBE * probes):
+        kernel = PatchKernel(noisy, 3)
+        filter_ = nystrom_filter(kernel, kernel.patches_at(torch.arange(0, kernel.pixels, 3))).scaled()
+        found.append(Analysis.of(filter_, noisy.flatten(-2).mT, probes.flatten(-2).mT))
+    return found[0], found[1]
+
+
+def test_stein_estimates_of_a_batch_are_those_of_each_image():
+    """One of them has a filter of rank 1, one is black."""
+    images = torch.stack([random_image(2, 6, 6, seed) for seed in range(4)])
+    images[2], images[3] = 0.3, 0
+    probes = torch.stack([sure_probe(images[0], seed) for seed in range(4)])
+    estimates, divergences = stein_estimates(*analyses(images, probes), 72, STD, TIMES)
+    assert estimates.shape == divergences.shape == (4, 4)  # times, images
+    for index in range(4):
+        alone, moved = stein_estimates(*analyses(images[index], probes[index]), 72, STD, TIMES)
+        torch.testing.assert_close(estimates[:, index], alone, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(divergences[:, index], moved, rtol=1e-8, atol=1e-8)
+    assert (estimates.amin(dim=1) < estimates.amax(dim=1)).all()
 
 
 def test_divergence_of_a_filter_that_ignores_the_image_is_its_trace_on_average():

@@ -106,7 +106,7 @@ def compared(methods: list[str]) -> list[dict[str, object]]:
 
 
 def growth(repeats: int = 3) -> dict[str, object]:
-    """Median seconds with t given for squares of several sizes, the exponent of the pixels, and the largest's memory."""
+    """Median seconds with t given for squares of several sizes, the exponent of the pixels, the largest's memory."""
     times = []
     for side in SIDES:
         noisy = picture(IMAGES[0], side)

@@ -56,9 +56,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "fast": Recipe((Landmarks("centres", 64, 7),)),
-    "best": Recipe(
-        (Landmarks("centres", 64, 11), Landmarks("centres", 96, 7), Landmarks("uniform", 256, 5)), overlap=24, stages=2
-    ),
+    "best": Recipe((Landmarks("centres", 64, 11), Landmarks("centres", 128, 5)), overlap=16, stages=2),
     "paper": Recipe((Landmarks("uniform", 1000, 11),), window=None),
 }
 

@@ -18,6 +18,7 @@ from ntkbook.images import extract_patches, patches, patches_around
 Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TILE_ENTRIES = 2**20  # kernel entries worked on at a time: 4 MB in float32, small enough to stay near the cores
+GPU_TILE_ENTRIES = 2**26  # 256 MB in float32: a GPU wants much to do in one call
 DENSE_LIMIT = 4 * 2**30  # bytes; a 128x128 image takes 1 GiB in float32 and 2 GiB in float64
 
 
@@ -47,6 +48,11 @@ def relu_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, first_layer: f
     sine = torch.rsub(negative.square(), 1).sqrt_()
     mixed = torch.acos(negative).mul_(negative)
     return sine.sub_(mixed, alpha=1 + first_layer).mul_(norms_i / math.pi).mul_(norms_j)
+
+
+def tile_entries(device: torch.device) -> int:
+    """How many kernel entries to work on at a time."""
+    return TILE_ENTRIES if device.type == "cpu" else GPU_TILE_ENTRIES
 
 
 def nlm_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, bandwidth: float) -> Tensor:
@@ -129,7 +135,7 @@ class PatchKernel:
             Pairs of (slice of pixels, affinities of shape (pixels in the slice, m)).
         """
         far = landmarks.square().sum(dim=-1).sqrt()
-        for where, block, near in self.blocks(max(1, TILE_ENTRIES // far.numel())):
+        for where, block, near in self.blocks(max(1, tile_entries(far.device) // far.numel())):
             gram = (landmarks @ block.mT).mT  # the patches' own order in memory
             yield where, self.affinity(gram, near[..., :, None], far[..., None, :])
             if self.progress is not None:
@@ -147,7 +153,7 @@ class PatchKernel:
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """The upper triangle of one image's Gram matrix: (rows, columns, entries), square tile by square tile."""
         ((_, every, norms),) = self.blocks(self.pixels)
-        side = math.isqrt(TILE_ENTRIES)
+        side = math.isqrt(tile_entries(every.device))
         for i in range(0, self.pixels, side):
             for j in range(i, self.pixels, side):
                 rows, cols = slice(i, i + side), slice(j, j + side)

@@ -6,13 +6,13 @@ one probe through everything, chooses for each window among the recipe's landmar
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ntkbook.images import centre, check_image, uncentre
-from ntkbook.kernels import PatchKernel
+from ntkbook.kernels import PatchKernel, tile_entries
 from ntkbook.landmarks import Landmarks
 from ntkbook.nystrom import COLUMN_MEMORY, nystrom_filter
 from ntkbook.stopping import PROBE, Analysis, iteration_grid, stein_estimates, sure_probe
@@ -21,7 +21,6 @@ from ntkbook.windows import Blend, Windows
 LARGEST_ITERATION = 100_000  # beyond, the answer hangs on eigenvalues that are rounding in float32
 PER_DECADE = 12  # numbers of iterations that SURE compares
 RETAINED = 31 * 2**20  # bytes; with a block of 32 MB or more glibc does not change its ways
-BATCH_ENTRIES = {"cpu": 2**20, "cuda": 2**28}  # kernel entries of the windows worked on together
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,9 @@ def restore(
     images = centred[None]
     if iterations is None:
         images = torch.stack([centred, centred + noise_std * PROBE * sure_probe(centred, seed)])
-    window_pixels = windows.shape[0] * windows.shape[1]
-    builds = len(images) * len(recipe.landmarks) * recipe.stages * len(windows.origins)
-    work = _Work(images, noise_std, iterations, windows, recipe, seed, _counter(progress, builds * window_pixels))
+    work = _Work(images, noise_std, iterations, windows, recipe, seed)
+    if progress is not None:
+        work = replace(work, report=_counter(progress, work.total))
     estimate, chosen = images, none
     for stage in range(recipe.stages):
         estimate, chosen = work.stage(stage, estimate, chosen)
@@ -143,12 +142,25 @@ class _Work:
     windows: Windows
     recipe: Recipe
     seed: int
-    report: Callable[[int], None] | None
+    report: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         # glibc gives freed memory back to the system at once unless a block of this size was freed before, and
         # fetching it again for each batch of windows took longer than the arithmetic. The block is never touched.
         torch.empty(RETAINED, dtype=torch.uint8)
+
+    @property
+    def total(self) -> int:
+        """Pixels of all the columns that will be computed: of a filter too large to be kept, three times."""
+        pixels = math.prod(self.windows.shape)
+        size = pixels * self.images.element_size()
+        kept = [min(each.count, pixels) * size <= self._memory for each in self.recipe.landmarks]
+        passes = sum(1 if each else 3 for each in kept)
+        return len(self.images) * len(self.windows.origins) * pixels * passes * self.recipe.stages
+
+    @property
+    def _memory(self) -> int:
+        return COLUMN_MEMORY // len(self.images)
 
     def stage(self, number: int, source: Tensor, chosen: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Filter the images with kernels of ``source``; a window keeps the source where SURE prefers that."""
@@ -171,17 +183,14 @@ class _Work:
         return blend.result(), (all_times, all_landmarks)
 
     def _together(self) -> int:
-        entries = BATCH_ENTRIES.get(self.images.device.type, BATCH_ENTRIES["cpu"])
-        each = math.prod(self.windows.shape) * max(landmarks.count for landmarks in self.recipe.landmarks)
-        return max(1, entries // each)
+        entries = math.prod(self.windows.shape) * max(each.count for each in self.recipe.landmarks)
+        return max(1, tile_entries(self.images.device) // entries)
 
     def _filtered(self, noisy: Tensor, source: Tensor, landmarks: Landmarks) -> tuple[Tensor, Tensor, Tensor]:
         """The windows filtered, (images, windows, ...), with the t of each window and SURE's estimate for it."""
         kernels = [PatchKernel(image, landmarks.patch_size, progress=self._count(len(image))) for image in source]
         patches = landmarks.choose(kernels[0], self.seed)
-        filters = [
-            nystrom_filter(kernel, patches(kernel), COLUMN_MEMORY // len(kernels)).scaled() for kernel in kernels
-        ]
+        filters = [nystrom_filter(kernel, patches(kernel), self._memory).scaled() for kernel in kernels]
         pixels = noisy.flatten(-2).mT  # (images, windows, pixels, channels)
         if self.iterations is None:
             probe = (pixels[1] - pixels[0]) / (self.noise_std * PROBE)
@@ -227,9 +236,7 @@ def _check_numbers(noise_std: float | None, iterations: float | None, recipe: Re
         )
 
 
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
+def _counter(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
     done = 0
 
     def count(pixels: int) -> None:

@@ -102,13 +102,14 @@ def _inputs(root: Path) -> Iterator[Path]:
     """Yield the files that a chapter's outputs depend on, besides its own code."""
     yield from sorted((root / "ntkbook").rglob("*.py"))
     yield from sorted(path for path in (root / "results").rglob("*") if path.is_file())
+    yield from sorted((root / "benchmarks").glob("*.json"))
     yield from (path for path in [root / "requirements.txt"] if path.exists())
 
 
 def fingerprint(root: Path = ROOT, scale: str | None = None) -> str:
     """Hash everything outside a chapter that its outputs depend on.
 
-    That is the package, the records, the pinned versions and the scale of the run. jupyter-cache knows
+    That is the package, the records, the benchmarks' tables, the pinned versions and the scale of the run. jupyter-cache knows
     only a chapter's own code, so it would keep old numbers after a change in any of these.
 
     Args:

@@ -27,12 +27,12 @@ from ntkbook.restoration import RECIPES, Recipe, restore
 
 SIGMA = 25
 STD = SIGMA / 255
-GIVEN = 300  # iterations of the window filter where they are given
-LITERAL_GIVEN = 400
+GIVEN = {"fastest": 100, "fast": 250, "literal": 400}  # iterations where they are given
 IMAGES = ("lena", "baboon")
 SIDES = (128, 256, 512, 1024, 2048)
 NLM = "fast non-local means"
-OURS = "windows, t given"
+OURS = "recipe fast, t given"
+STOPPED = "recipe fast, SURE"
 
 
 def literal(noisy: torch.Tensor, iterations: float | None) -> torch.Tensor:
@@ -44,10 +44,12 @@ def literal(noisy: torch.Tensor, iterations: float | None) -> torch.Tensor:
 # Name: (how often it is repeated, what it does).
 METHODS: Mapping[str, tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = {
     NLM: (9, lambda y: nlm_fast(y, STD)),
-    OURS: (9, lambda y: restore(y, None, GIVEN).image),
-    "windows, SURE": (9, lambda y: restore(y, STD).image),
+    "recipe fastest, t given": (9, lambda y: restore(y, None, GIVEN["fastest"], RECIPES["fastest"]).image),
+    "recipe fastest, SURE": (9, lambda y: restore(y, STD, None, RECIPES["fastest"]).image),
+    OURS: (9, lambda y: restore(y, None, GIVEN["fast"]).image),
+    STOPPED: (9, lambda y: restore(y, STD).image),
     "recipe best": (1, lambda y: restore(y, STD, recipe=RECIPES["best"]).image),
-    "literal recipe, t given": (1, lambda y: literal(y, LITERAL_GIVEN)),
+    "literal recipe, t given": (1, lambda y: literal(y, GIVEN["literal"])),
     "BM3D": (1, lambda y: bm3d(y, STD)),
 }
 
@@ -113,8 +115,7 @@ def growth(repeats: int = 3) -> dict[str, object]:
         seconds(OURS, noisy)
         times.append(statistics.median(seconds(OURS, noisy) for _ in range(repeats)))
     exponent = float(np.polyfit(np.log(np.square(SIDES)), np.log(times), 1)[0])
-    memory = {f"{OURS}, 2048": peak_gigabytes(OURS, IMAGES[0], 2048)}
-    memory["windows, SURE, 2048"] = peak_gigabytes("windows, SURE", IMAGES[0], 2048)
+    memory = {method: peak_gigabytes(method, IMAGES[0], SIDES[-1]) for method in (OURS, STOPPED)}
     print(
         "side, seconds:", dict(zip(SIDES, np.round(times, 2).tolist(), strict=True)), f"exponent {exponent:.2f}", memory
     )

@@ -63,7 +63,9 @@ def denoise(
         int | None,
         _whole("Twicing iterations; default: chosen by SURE."),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="fast, best (slower) or paper (the whole picture at once).")] = "fast",
+    recipe: Annotated[
+        str, typer.Option(help="fastest, fast, best (slower) or paper (the whole picture at once).")
+    ] = "fast",
     seed: Annotated[int, _whole("Of the landmarks' draw and of SURE's probe.")] = 0,
     device: DeviceOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no line.")] = False,

@@ -35,7 +35,8 @@ def denoise_ntk(
         sigma: standard deviation of the noise, on the scale [0, 1]; None estimates it
             (``skimage.restoration.estimate_sigma``).
         iterations: t of twicing; None chooses it for each window by Monte Carlo SURE, without a clean image.
-        recipe: ``"fast"`` (windows with cluster centres), ``"best"`` (SURE chooses among several kinds of landmarks
+        recipe: ``"fast"`` (windows with cluster centres), ``"fastest"`` (fewer of them and smaller patches: half the
+            time), ``"best"`` (SURE chooses among several kinds of landmarks
             and a second stage: better and slower), ``"paper"`` (the whole image at once with 1000 random columns), or
             a :class:`~ntkbook.restoration.Recipe`.
         channel_axis: axis of the channels; None for a grey image without one.

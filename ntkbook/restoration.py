@@ -54,6 +54,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
+    "fastest": Recipe((Landmarks("centres", 40, 5),), window=40, overlap=8),
     "fast": Recipe((Landmarks("centres", 64, 7),)),
     "best": Recipe((Landmarks("centres", 64, 11), Landmarks("centres", 128, 5)), overlap=16, stages=2),
     "paper": Recipe((Landmarks("uniform", 1000, 11),), window=None),

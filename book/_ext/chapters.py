@@ -109,8 +109,8 @@ def _inputs(root: Path) -> Iterator[Path]:
 def fingerprint(root: Path = ROOT, scale: str | None = None) -> str:
     """Hash everything outside a chapter that its outputs depend on.
 
-    That is the package, the records, the benchmarks' tables, the pinned versions and the scale of the run. jupyter-cache knows
-    only a chapter's own code, so it would keep old numbers after a change in any of these.
+    That is the package, the records, the benchmarks' tables, the pinned versions and the scale of the run.
+    jupyter-cache knows only a chapter's own code, so it would keep old numbers after a change in any of these.
 
     Args:
         root: The repository.

@@ -136,8 +136,13 @@ def inverse_root(small: Tensor, dtype: torch.dtype) -> Tensor:
 
     Returns:
         R, shape (..., m, m), float64, upper triangular.
+
+    Raises:
+        ValueError: an entry is NaN or infinite.
     """
     precise = small.double()
+    if not precise.isfinite().all():
+        raise ValueError("The landmarks' kernel has NaN or infinite entries; none is accepted.")
     ridge = torch.finfo(dtype).eps * precise.diagonal(dim1=-2, dim2=-1).amax(dim=-1, keepdim=True).clamp_min(1e-30)
     failed = torch.ones(())
     while failed.any():  # rarely a second time

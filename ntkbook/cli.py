@@ -229,7 +229,7 @@ def _narrowed(
 
 
 def _label(configuration: "Configuration") -> str:
-    """Method, input and columns, as both commands name them."""
+    """Method, input, columns or landmarks, as both commands name them."""
     settings = configuration.settings
     parts = [settings.get("denoiser", configuration.method)]
     if configuration.input is not None:
@@ -237,6 +237,10 @@ def _label(configuration: "Configuration") -> str:
     if "columns" in settings:
         count = settings["columns"]
         parts.append(f"with {count if count >= 1 else f'{100 * count:g} %'} {settings['selection']} columns")
+    if "landmarks" in settings:
+        kinds = " or ".join(f"{count} {kind} of {size}x{size}" for kind, count, size in settings["landmarks"])
+        windows = "the whole image" if settings["window"] is None else f"windows of {settings['window']}"
+        parts.append(f"with {kinds}, {windows}, stages: {settings['stages']}")
     return " ".join(parts)
 
 

@@ -20,7 +20,7 @@ def _sentence(error: Exception) -> str | None:
     """What to tell the user, on one line; None when the error is a bug of ours and deserves its traceback."""
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
-        return "this needs more memory than there is; take fewer columns, a smaller picture or another device"
+        return "this needs more memory than there is; take a smaller picture, another recipe or another device"
     if hasattr(error, "format_message"):  # what typer itself refuses
         text = error.format_message()
     elif isinstance(error, OSError) and error.strerror:

@@ -110,7 +110,9 @@ class NTKDenoiser(nn.Module):
         if y.ndim != 4:
             raise ValueError(f"The batch must have the shape (batch, channels, height, width), not {tuple(y.shape)}.")
         if sigma is None:
-            levels = [None if self.iterations is not None else estimated_sigma(image.cpu().numpy()) for image in y]
+            levels = [
+                None if self.iterations is not None else estimated_sigma(image.float().cpu().numpy()) for image in y
+            ]
         else:
             levels = torch.as_tensor(sigma).double().flatten().tolist()
             if len(levels) not in (1, len(y)):

@@ -174,7 +174,7 @@ class PatchKernel:
         whole = self.image.new_empty(self.pixels, self.pixels)
         for rows, cols, tile in self.tiles():
             whole[rows, cols] = tile
-            whole[cols, rows] = tile.T
+            whole[cols, rows] = tile.T if rows != cols else tile.triu() + tile.triu(1).T  # symmetric to the last bit
         return whole
 
     def __matmul__(self, vectors: Tensor) -> Tensor:

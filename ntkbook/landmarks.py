@@ -93,6 +93,6 @@ class Landmarks:
             images = kernel.image.flatten(0, -4) if kernel.image.ndim > 3 else kernel.image[None]
             if len(images) > 1:
                 raise ValueError("Residual-weighted landmarks are chosen for one whole image, not window by window.")
-            kernel = replace(kernel, image=images[0])
+            kernel = replace(kernel, image=images[0], progress=None)
         pixels = select_columns(kernel, count, self.kind, seed)
         return lambda other: other.patches_at(pixels)

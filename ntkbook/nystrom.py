@@ -83,7 +83,7 @@ def select_columns(kernel: PatchKernel, count: int, selection: str = "uniform", 
     if selection == "uniform":
         return uniform_columns(kernel.pixels, count, seed)
     if selection == "grid":
-        return grid_columns(*kernel.image.shape[1:], count)
+        return grid_columns(*kernel.image.shape[-2:], count)
     if selection == "residual":
         return residual_columns(kernel, count, seed)
     raise ValueError(f"Unknown selection of columns {selection!r}; accepted are {', '.join(SELECTIONS)}.")

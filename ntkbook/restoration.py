@@ -217,12 +217,10 @@ class _Work:
 
 def _stein(images: Tensor, estimates: Tensor, noise_std: float) -> Tensor:
     """SURE of finished estimates: (2, ..., channels, height, width) each; mean squared error, (...), on the CPU."""
-    image, moved = images.double()
-    estimate, follows = estimates.double()
-    inner = tuple(range(-3, 0))
-    along = (moved - image) / (noise_std * PROBE)
-    divergence = (along * (follows - estimate)).mean(dim=inner) / (noise_std * PROBE)
-    return ((estimate - image).square().mean(dim=inner) + 2 * noise_std**2 * divergence - noise_std**2).cpu()
+    (image, moved), (estimate, follows) = images, estimates
+    mean = {"dim": (-3, -2, -1), "dtype": torch.float64}
+    divergence = (moved - image).mul_(follows - estimate).mean(**mean) / (noise_std * PROBE) ** 2
+    return ((estimate - image).square_().mean(**mean) + 2 * noise_std**2 * divergence - noise_std**2).cpu()
 
 
 def _check_numbers(noise_std: float | None, iterations: float | None, recipe: Recipe) -> None:

@@ -87,7 +87,7 @@ def test_every_format_is_written(tmp_path, noisy_file, name):
         assert written.size == (32, 32)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["fastest", "best"])
 def test_the_file_is_what_the_function_gives(tmp_path, noisy_file, recipe):
     options = ("--sigma", 25, "--recipe", recipe, "--seed", 3)
     result = call("denoise", noisy_file, tmp_path / "out.png", *options, *ON_CPU)

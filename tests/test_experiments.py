@@ -15,7 +15,7 @@ from ntkbook.configuration import Configuration
 from ntkbook.experiments import METHODS, TABLES, coverage, nystrom, problem, recipe, run, run_missing
 from ntkbook.images import OTHERS, SET9, add_noise, constant_image, psnr
 from ntkbook.landmarks import Landmarks
-from ntkbook.restoration import Recipe, restore
+from ntkbook.restoration import RECIPES, Recipe, restore
 from ntkbook.results import Store
 from ntkbook.stopping import PROBE, iteration_grid
 
@@ -55,7 +55,7 @@ def test_sizes_of_the_plans():
         "baselines": 9 * 3 * 3,
         "columns": 3 * 3 * (2 + 1 + 2),  # images, counts, seeds (a grid has one)
         "exact": 1,
-        "recipes": 9 * 3 + 9 * 3,  # the fast recipe with three seeds, three others with one
+        "recipes": 9 * (3 + 4),  # images; three seeds of one recipe, one of four others
         "held_out": 4 * (1 + 2 + 3),  # the paper's filter, two recipes, the baselines
     }
 
@@ -88,9 +88,10 @@ def test_plan_of_table_1():
 
 
 def test_plan_of_the_recipes():
-    by_stages = Counter((len(c.settings["landmarks"]), c.settings["stages"]) for c in TABLES["recipes"])
-    assert by_stages == {(1, 1): 27, (3, 1): 18, (3, 2): 9}  # of three kinds: whole images, and windows
-    assert Counter(c.settings["window"] for c in TABLES["recipes"]) == {48: 45, None: 9}
+    for chosen, seeds in ((RECIPES["fast"], range(3)), (RECIPES["fastest"], (0,)), (RECIPES["best"], (0,))):
+        assert {recipe(image, seed, chosen) for image in SET9 for seed in seeds} <= set(TABLES["recipes"])
+    assert Counter(c.settings["window"] is None for c in TABLES["recipes"]) == {False: 54, True: 9}
+    assert Counter(c.settings["stages"] for c in TABLES["recipes"]) == {1: 54, 2: 9}
     assert {c.sigma for c in TABLES["recipes"]} == {25}
     assert not set(OTHERS) & set(SET9)
     methods = {image: Counter(c.method for c in TABLES["held_out"] if c.image == image) for image in OTHERS}

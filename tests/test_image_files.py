@@ -196,7 +196,7 @@ def test_what_cannot_be_read(tmp_path):
 
 
 def test_missing_files_folders_and_wrong_arguments(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.png' is neither an image file nor a Set9 name \(baboon, f16"):
+    with pytest.raises(FileNotFoundError, match=r"none\.png' is neither an image file nor a known name \(baboon, f16"):
         images.load(tmp_path / "none.png")
     with pytest.raises(FileNotFoundError, match=r"there is no image file .*none\.png"):
         images.read(tmp_path / "none.png")

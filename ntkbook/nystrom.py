@@ -6,7 +6,7 @@ eigenvectors that are. :func:`nystrom_filter` does that for whole photographs, r
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,20 +154,18 @@ def inverse_root(small: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class NystromBasis:
-    """Orthonormal eigenvectors ``F @ mixing`` of Nystrom's matrix, never formed: F is read block by block.
+    """Orthonormal eigenvectors of Nystrom's matrix, never formed: a tall matrix, read by blocks, times a small one.
 
     Args:
         kernel: the patch kernel, of one image or of a batch.
         landmarks: patches of the columns, shape (..., m, channels * size**2).
-        root: of the landmarks' own kernel, shape (..., m, m): the features are F, the columns times it.
-        mixing: shape (..., m, rank).
-        kept: blocks of rows of F with their slices of pixels, when all of them fit in memory; else they are
-            computed again at each product.
+        mixing: the small matrix, shape (..., m, rank), float64.
+        kept: blocks of rows of the features F with their slices of pixels, when all of them fit in memory; else the
+            tall matrix is that of the columns C, computed again at each product, and the mixing begins with the root.
     """
 
     kernel: PatchKernel
     landmarks: Tensor
-    root: Tensor
     mixing: Tensor
     kept: tuple[tuple[slice, Tensor], ...] | None
 
@@ -177,12 +175,12 @@ class NystromBasis:
         return TransposedBasis(self)
 
     def blocks(self) -> Iterable[tuple[slice, Tensor]]:
-        """Blocks of rows of F with their slices of pixels."""
-        return _features(self.kernel, self.landmarks, self.root) if self.kept is None else self.kept
+        """Blocks of rows of the tall matrix with their slices of pixels."""
+        return self.kernel.against(self.landmarks) if self.kept is None else self.kept
 
     def __matmul__(self, coefficients: Tensor) -> Tensor:
         """(..., rank, k) -> (..., pixels, k)."""
-        mixed = self.mixing @ coefficients
+        mixed = (self.mixing @ coefficients.to(self.mixing.dtype)).to(coefficients.dtype)
         # Transposed on both sides, which is how the blocks lie in memory.
         return torch.cat([mixed.mT @ block.mT for _, block in self.blocks()], dim=-1).mT
 
@@ -195,7 +193,9 @@ class TransposedBasis:
 
     def __matmul__(self, image: Tensor) -> Tensor:
         """(..., pixels, k) -> (..., rank, k)."""
-        return self.basis.mixing.mT @ sum(block.mT @ image[..., where, :] for where, block in self.basis.blocks())
+        mixing = self.basis.mixing
+        total = sum((block.mT @ image[..., where, :]).to(mixing.dtype) for where, block in self.basis.blocks())
+        return (mixing.mT @ total).to(image.dtype)
 
 
 def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_MEMORY) -> SpectralFilter:
@@ -217,21 +217,30 @@ def nystrom_filter(kernel: PatchKernel, landmarks: Tensor, memory: int = COLUMN_
     precise = landmarks.double()
     norms = precise.norm(dim=-1)
     small = kernel.affinity(precise @ precise.mT, norms[..., :, None], norms[..., None, :])
-    root = inverse_root(small, landmarks.dtype).to(landmarks.dtype)
+    root = inverse_root(small, landmarks.dtype)
     gram = torch.zeros_like(small)
     kept = []
-    for where, block in _features(kernel, landmarks, root):
-        gram += block.mT @ block
-        if fits:
-            kept.append((where, block))
-    values, mixing = _diagonalised(gram, landmarks.dtype)
-    basis = NystromBasis(kernel, landmarks, root, mixing.to(landmarks.dtype), tuple(kept) if fits else None)
-    return SpectralFilter(values, basis)
-
-
-def _features(kernel: PatchKernel, landmarks: Tensor, root: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for where, block in kernel.against(landmarks):
-        yield where, (root.mT @ block.mT).mT  # the columns' own order in memory
+        features = (root.to(block.dtype).mT @ block.mT).mT  # the columns' own order in memory
+        _add_gram(gram, features)
+        if fits:
+            kept.append((where, features))
+    values, mixing = _diagonalised(gram.triu() + gram.triu(1).mT, landmarks.dtype)
+    if not fits:
+        mixing = root @ mixing
+    return SpectralFilter(values, NystromBasis(kernel, landmarks, mixing, tuple(kept) if fits else None))
+
+
+def _add_gram(gram: Tensor, block: Tensor) -> None:
+    # The upper triangle only, by halves: the rest is its mirror, and would cost half as much again.
+    size = gram.shape[-1]
+    if size <= 256:
+        gram += block.mT @ block
+        return
+    left, right = block[..., : size // 2], block[..., size // 2 :]
+    _add_gram(gram[..., : size // 2, : size // 2], left)
+    _add_gram(gram[..., size // 2 :, size // 2 :], right)
+    gram[..., : size // 2, size // 2 :] += left.mT @ right
 
 
 def _diagonalised(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

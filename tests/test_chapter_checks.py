@@ -63,6 +63,11 @@ MUTATIONS = [
     Mutation("PSNR", "images.psnr", chapter="denoising"),
     Mutation("the constant image", "images.constant_image", chapter="denoising"),
     Mutation("non-local means", "baselines.nlm_fast", chapter="denoising"),
+    Mutation("The features of any landmarks", "nystrom.inverse_root", chapter="landmarks"),
+    Mutation("One Lloyd step", "landmarks.cluster_centres", chapter="landmarks"),
+    Mutation("The blend of windows", "windows.Blend.result", chapter="landmarks"),
+    Mutation("SURE of a window", "stopping.stein_estimates", part=0, chapter="landmarks"),
+    Mutation("The divergence of a window", "stopping.stein_estimates", part=1, chapter="landmarks"),
 ]
 
 

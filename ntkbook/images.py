@@ -32,6 +32,7 @@ __all__ = [
     "constant_image",
     "extract_patches",
     "load",
+    "padded_strip",
     "patches",
     "patches_around",
     "photograph",
@@ -273,6 +274,14 @@ def extract_patches(image: Tensor, size: int, padding: str, start: int, stop: in
     further axes in front, (..., channels, height, width); the patches have them too. In memory each entry of all the
     patches lies together: that is several times faster to copy, and products do not mind.
     """
+    strip = padded_strip(image, size, padding, start, stop)
+    windows = strip.unfold(-2, size, stride).unfold(-2, size, stride)  # (..., channels, rows, columns, size, size)
+    entries = windows.movedim((-2, -1), (-4, -3))
+    return entries.reshape(*image.shape[:-3], image.shape[-3] * size * size, -1).mT
+
+
+def padded_strip(image: Tensor, size: int, padding: str, start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` with all that their patches reach: ``size - 1`` rows and columns more; unchecked."""
     height, width = image.shape[-2:]
     half = size // 2
     row_index, row_outside = _padded_positions(torch.arange(start - half, stop + half), height, padding)
@@ -280,9 +289,7 @@ def extract_patches(image: Tensor, size: int, padding: str, start: int, stop: in
     strip = image.index_select(-2, row_index.to(image.device)).index_select(-1, column_index.to(image.device))
     if padding == "zeros":
         strip = strip.masked_fill((row_outside[:, None] | column_outside).to(image.device), 0)
-    windows = strip.unfold(-2, size, stride).unfold(-2, size, stride)  # (..., channels, rows, columns, size, size)
-    entries = windows.movedim((-2, -1), (-4, -3))
-    return entries.reshape(*image.shape[:-3], image.shape[-3] * size * size, -1).mT
+    return strip
 
 
 def patches_around(image: Tensor, size: int, padding: str, pixels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntkbook.images import extract_patches, patches, patches_around
+from ntkbook.images import extract_patches, padded_strip, patches, patches_around
 
 Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -150,14 +150,33 @@ class PatchKernel:
         norms = torch.cat([near for _, _, near in self.blocks(2**14)], dim=-1)
         return self.affinity(norms.square(), norms, norms)
 
-    def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The upper triangle of one image's Gram matrix: (rows, columns, entries), square tile by square tile."""
-        ((_, every, norms),) = self.blocks(self.pixels)
-        side = math.isqrt(tile_entries(every.device))
-        for i in range(0, self.pixels, side):
-            for j in range(i, self.pixels, side):
-                rows, cols = slice(i, i + side), slice(j, j + side)
-                yield rows, cols, self.affinity(every[rows] @ every[cols].T, norms[rows, None], norms[cols])
+    def bands(self) -> Iterator[tuple[int, int, Tensor]]:
+        """The Gram matrix of one image, upper half, by pairs of image rows a fixed distance apart.
+
+        The inner product of two patches is a sum, over the patch, of inner products of two pixels; those of all the
+        pixels in a pair of rows are one small matrix product, and sums over windows are running sums. Far less work
+        than products of whole patches.
+
+        Yields:
+            (distance, top, entries of shape (n, width, width)): entry (i, j, k) belongs to pixel j of row top + i and
+            pixel k of row top + i + distance.
+        """
+        height, width = self.image.shape[-2:]
+        strip = padded_strip(self.image, self.size, self.padding, 0, height).movedim(0, 1).contiguous()
+        step = max(1, tile_entries(strip.device) // width**2)
+        squares = strip.square().sum(dim=1)
+        norms = _window_sums(_window_sums(squares, 0, self.size, 1), 1, self.size, 1).sqrt()
+        for distance in range(height):
+            for top in range(0, height - distance, step):
+                count = min(step, height - distance - top)
+                reach = count + self.size - 1
+                pixels = strip[top : top + reach].mT @ strip[top + distance : top + distance + reach]
+                rows = _window_sums(pixels, 0, self.size, 1).flatten(1)
+                # One step along both axes of a (padded width)^2 matrix is padded width + 1 entries further.
+                sums = _window_sums(rows, 1, self.size, pixels.shape[2] + 1)
+                gram = sums.as_strided((count, width, width), (sums.shape[1], pixels.shape[2], 1))
+                near, far = norms[top : top + count], norms[top + distance : top + distance + count]
+                yield distance, top, self.affinity(gram, near[:, :, None], far[:, None, :])
 
     def dense(self) -> Tensor:
         """The whole Gram matrix of one image, shape (pixels, pixels).
@@ -171,17 +190,38 @@ class PatchKernel:
                 f"The whole kernel of {self.pixels} pixels would take {size / 2**30:.1f} GiB, more than the "
                 f"{DENSE_LIMIT / 2**30:.0f} GiB accepted; use columns (Nystrom) or the product `kernel @ v`."
             )
-        whole = self.image.new_empty(self.pixels, self.pixels)
-        for rows, cols, tile in self.tiles():
-            whole[rows, cols] = tile
-            whole[cols, rows] = tile.T if rows != cols else tile.triu() + tile.triu(1).T  # symmetric to the last bit
-        return whole
+        height, width = self.image.shape[-2:]
+        whole = self.image.new_empty(height, width, height, width)
+        for distance, top, entries in self.bands():
+            if distance == 0:
+                entries = entries.triu() + entries.triu(1).mT  # symmetric to the last bit
+            for offset, each in ((distance, entries), (-distance, entries.mT)):
+                whole.diagonal(offset, 0, 2)[..., top : top + len(entries)].movedim(-1, 0).copy_(each)
+        return whole.reshape(self.pixels, self.pixels)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with ``vectors`` (pixels, k), by tiles of the upper triangle: d x d entries are never held."""
-        product = torch.zeros_like(vectors)
-        for rows, cols, tile in self.tiles():
-            product[rows] += tile @ vectors[cols]
-            if rows != cols:
-                product[cols] += tile.T @ vectors[rows]
-        return product
+        """The product with ``vectors`` (pixels, k), band by band: d x d entries are never held."""
+        height, width = self.image.shape[-2:]
+        rows = vectors.unflatten(0, (height, width))
+        product = torch.zeros_like(rows)
+        for distance, top, entries in self.bands():
+            near, far = slice(top, top + len(entries)), slice(top + distance, top + distance + len(entries))
+            product[near] += entries @ rows[far]
+            if distance > 0:
+                product[far] += entries.mT @ rows[near]
+        return product.flatten(0, 1)
+
+
+def _window_sums(values: Tensor, dim: int, size: int, step: int) -> Tensor:
+    # Sums of `size` entries, `step` apart, along an axis, by doubling: 11 = 1 + 2 + 8 takes five additions.
+    length = values.shape[dim] - (size - 1) * step
+    power, start, total = 1, 0, torch.zeros((), dtype=values.dtype, device=values.device)
+    while True:
+        if size & power:
+            total = total + values.narrow(dim, start * step, length)
+            start += power
+        if start == size:
+            return total
+        shorter = values.shape[dim] - power * step
+        values = values.narrow(dim, 0, shorter) + values.narrow(dim, power * step, shorter)
+        power *= 2

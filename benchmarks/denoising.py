@@ -8,7 +8,6 @@ of a process of its own for each method, libraries and picture included. BM3D ru
 import argparse
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -78,13 +77,12 @@ def peak_gigabytes(method: str, name: str, side: int) -> float:
 
 def _report_memory(method: str, name: str, side: str) -> None:
     METHODS[method][1](picture(name, int(side)))
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps(int(status["VmHWM"].split()[0]) / 2**20))
 
 
 def compared(methods: list[str]) -> list[dict[str, object]]:
-    """One row for each image and method: seconds, ratio to fast non-local means, PSNR in dB, peak memory in GB."""
-    # Memory first, while this process is small: a child's peak starts at its parent's size.
-    memory = {method: peak_gigabytes(method, IMAGES[0], 512) for method in methods}
+    """One row for each image and method: median seconds, ratio to fast non-local means, PSNR in dB."""
     rows = []
     for name in IMAGES:
         clean, noisy = load(name), picture(name)
@@ -98,31 +96,36 @@ def compared(methods: list[str]) -> list[dict[str, object]]:
                 if turn < METHODS[method][0] > 1:
                     times[method].append(seconds(method, noisy))
         for method in methods:
-            reference = times[NLM][: len(times[method])]
-            row = {"image": name, "method": method, "seconds": statistics.median(times[method])}
-            row |= {"ratio": statistics.median(np.divide(times[method], reference)), "repeats": len(times[method])}
-            rows.append(row | {"psnr": psnr(restored[method], clean), "memory_gb": memory[method]})
-            print(
-                "{image:7} {method:24} {seconds:7.2f} s {ratio:6.1f} x {psnr:6.2f} dB {memory_gb:5.2f} GB".format(
-                    **rows[-1]
-                )
-            )
+            ratio = statistics.median(np.divide(times[method], times[NLM][: len(times[method])]))
+            row = {"image": name, "method": method, "seconds": statistics.median(times[method]), "ratio": ratio}
+            rows.append(row | {"repeats": len(times[method]), "psnr": psnr(restored[method], clean)})
+            line = "{image:7} {method:24} {seconds:7.2f} s {ratio:6.1f} x {psnr:6.2f} dB"
+            print(line.format(**rows[-1]), flush=True)
     return rows
 
 
 def growth(repeats: int = 3) -> dict[str, object]:
-    """Median seconds with t given for squares of several sizes, the exponent of the pixels, the largest's memory."""
+    """Median seconds with t given for squares of several sizes, and the exponent of the number of pixels."""
     times = []
     for side in SIDES:
         noisy = picture(IMAGES[0], side)
         seconds(OURS, noisy)
         times.append(statistics.median(seconds(OURS, noisy) for _ in range(repeats)))
     exponent = float(np.polyfit(np.log(np.square(SIDES)), np.log(times), 1)[0])
-    memory = {method: peak_gigabytes(method, IMAGES[0], SIDES[-1]) for method in (OURS, STOPPED)}
-    print(
-        "side, seconds:", dict(zip(SIDES, np.round(times, 2).tolist(), strict=True)), f"exponent {exponent:.2f}", memory
-    )
-    return {"sides": list(SIDES), "seconds": times, "exponent": exponent, "memory_gb": memory}
+    print("side, seconds:", dict(zip(SIDES, np.round(times, 2).tolist(), strict=True)), f"exponent {exponent:.2f}")
+    return {"sides": list(SIDES), "seconds": times, "exponent": exponent}
+
+
+def with_memory(tables: dict, methods: list[str]) -> None:
+    """Add peak memory: to each row, and of the largest picture."""
+    peaks = {method: peak_gigabytes(method, IMAGES[0], 512) for method in methods}
+    for row in tables["rows"]:
+        row["memory_gb"] = peaks[row["method"]]
+    print("peak memory in GB:", {method: round(peak, 2) for method, peak in peaks.items()}, flush=True)
+    if "growth" in tables:
+        large = {method: peak_gigabytes(method, IMAGES[0], SIDES[-1]) for method in (OURS, STOPPED)}
+        tables["growth"]["memory_gb"] = large
+        print(f"at {SIDES[-1]}x{SIDES[-1]}:", {method: round(peak, 2) for method, peak in large.items()})
 
 
 def main() -> None:
@@ -138,6 +141,7 @@ def main() -> None:
     tables = {"machine": machine(), "rows": compared(methods)}
     if not arguments.quick:
         tables["growth"] = growth()
+    with_memory(tables, methods)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(tables, indent=1) + "\n")
 

@@ -72,7 +72,8 @@ class Restoration:
         landmarks: which of the recipe's landmarks each window used, same shape, counted on through the stages (with
             two landmarks the second stage has numbers 2 and 3); -1 where it was left as it came.
         expected_psnr: SURE's estimate for the whole picture in dB, or None when the number of iterations was given. It
-            is too high by some tenths of a dB, more with a second stage, because each window chose what looked best.
+            is too high by some tenths of a dB, and by more in small windows or with a second stage: centres are held
+            fixed in SURE's probe, and each window takes what looks best.
     """
 
     image: Tensor

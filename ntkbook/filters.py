@@ -44,7 +44,7 @@ def twicing_response(eigenvalues: Tensor, iterations: float | Tensor) -> Tensor:
     r"""What ``iterations`` steps of twicing pass of each eigenvector: :math:`1 - (1 - \lambda)^t`, from :eq:`eq-ntk-6`.
 
     Args:
-        eigenvalues: :math:`\lambda` in [0, 2), any shape.
+        eigenvalues: :math:`\lambda` in [0, 2), any shape; one that exceeds 1 by rounding counts as 1.
         iterations: t, 0 or more; whole when an eigenvalue exceeds 1. One number, or a tensor that broadcasts
             against the eigenvalues.
 
@@ -63,11 +63,11 @@ def twicing_response(eigenvalues: Tensor, iterations: float | Tensor) -> Tensor:
     times = torch.as_tensor(iterations, dtype=eigenvalues.dtype, device=eigenvalues.device)
     if not ((times >= 0) & times.isfinite()).all():
         raise ValueError(f"The number of iterations must be finite and 0 or more, not {iterations}.")
-    over = eigenvalues > 1
+    over = eigenvalues > 1 + 8 * torch.finfo(eigenvalues.dtype).eps
     if over.any() and (times != times.floor()).any():
         raise ValueError(f"With eigenvalues above 1 the number of iterations must be whole, not {iterations}.")
     # log1p and expm1 keep all digits where (1 - lambda)**t would round 1 - lambda to 1.
-    size = torch.where(over, torch.log(eigenvalues - 1), torch.log1p(-eigenvalues))
+    size = torch.where(over, torch.log(eigenvalues - 1), torch.log1p(-eigenvalues.clamp_max(1)))
     power = torch.where(times == 0, 0.0, times * size)  # 0 times minus infinity is 0 here
     return torch.where(over & (times % 2 == 1), 1 + torch.exp(power), -torch.expm1(power))
 

@@ -297,3 +297,9 @@ def test_sinkhorn_stops_at_the_tolerance_asked_for():
     rough = sinkhorn_normalised(affinities, tolerance=1e-2)
     error = (rough.sum(dim=1) - 1).abs().max().item()
     assert 1e-10 < error <= 1e-2 * (1 + 1e-12)
+
+
+def test_an_eigenvalue_over_1_by_rounding_counts_as_1():
+    values = torch.tensor([1 + 2**-52, 1 + 2**-51, 0.5], dtype=torch.float64)
+    checks.identity("6", twicing_response(values, 0.5), [1, 1, 1 - math.sqrt(0.5)])
+    checks.identity("6", twicing_response(values, 3), [1, 1, 0.875])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kernels import machine
+from kernels import machine, peak_bytes
 
 from ntkbook.baselines import bm3d, nlm_fast
 from ntkbook.images import add_noise, load, psnr
@@ -34,10 +34,11 @@ OURS = "recipe fast, t given"
 STOPPED = "recipe fast, SURE"
 
 
-def literal(noisy: torch.Tensor, iterations: float | None) -> torch.Tensor:
+def literal(noisy: torch.Tensor) -> torch.Tensor:
     """The paper's recipe: two per cent of the columns, drawn at random, of the whole image's kernel."""
     count = round(0.02 * noisy.shape[1] * noisy.shape[2])
-    return restore(noisy, STD, iterations, Recipe((Landmarks("uniform", count),), window=None, overlap=0)).image
+    recipe = Recipe((Landmarks("uniform", count),), window=None, overlap=0)
+    return restore(noisy, None, GIVEN["literal"], recipe).image
 
 
 # Name: (how often it is repeated, what it does).
@@ -48,7 +49,7 @@ METHODS: Mapping[str, tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = {
     OURS: (9, lambda y: restore(y, None, GIVEN["fast"]).image),
     STOPPED: (9, lambda y: restore(y, STD).image),
     "recipe best": (1, lambda y: restore(y, STD, recipe=RECIPES["best"]).image),
-    "literal recipe, t given": (1, lambda y: literal(y, GIVEN["literal"])),
+    "literal recipe, t given": (1, literal),
     "BM3D": (1, lambda y: bm3d(y, STD)),
 }
 
@@ -62,11 +63,11 @@ def picture(name: str, side: int = 512) -> torch.Tensor:
     return add_noise(clean[:, :side, :side].contiguous(), SIGMA, 0)
 
 
-def seconds(method: str, noisy: torch.Tensor) -> float:
-    """Wall-clock seconds of one call."""
+def timed(method: str, noisy: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Wall-clock seconds of one call, and what it restored."""
     started = time.perf_counter()
-    METHODS[method][1](noisy)
-    return time.perf_counter() - started
+    restored = METHODS[method][1](noisy)
+    return time.perf_counter() - started, restored
 
 
 def peak_gigabytes(method: str, name: str, side: int) -> float:
@@ -77,8 +78,7 @@ def peak_gigabytes(method: str, name: str, side: int) -> float:
 
 def _report_memory(method: str, name: str, side: str) -> None:
     METHODS[method][1](picture(name, int(side)))
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps(int(status["VmHWM"].split()[0]) / 2**20))
+    print(json.dumps(peak_bytes() / 2**30))
 
 
 def compared(methods: list[str]) -> list[dict[str, object]]:
@@ -88,13 +88,12 @@ def compared(methods: list[str]) -> list[dict[str, object]]:
         clean, noisy = load(name), picture(name)
         restored, times = {}, {}
         for method in methods:  # the first call counts only where there is no other
-            started = time.perf_counter()
-            restored[method] = METHODS[method][1](noisy)
-            times[method] = [time.perf_counter() - started] if METHODS[method][0] == 1 else []
-        for turn in range(max(METHODS[method][0] for method in methods)):
+            taken, restored[method] = timed(method, noisy)
+            times[method] = [taken] if METHODS[method][0] == 1 else []
+        for _ in range(max(METHODS[method][0] for method in methods)):
             for method in methods:
-                if turn < METHODS[method][0] > 1:
-                    times[method].append(seconds(method, noisy))
+                if len(times[method]) < METHODS[method][0]:
+                    times[method].append(timed(method, noisy)[0])
         for method in methods:
             ratio = statistics.median(np.divide(times[method], times[NLM][: len(times[method])]))
             row = {"image": name, "method": method, "seconds": statistics.median(times[method]), "ratio": ratio}
@@ -109,8 +108,8 @@ def growth(repeats: int = 3) -> dict[str, object]:
     times = []
     for side in SIDES:
         noisy = picture(IMAGES[0], side)
-        seconds(OURS, noisy)
-        times.append(statistics.median(seconds(OURS, noisy) for _ in range(repeats)))
+        timed(OURS, noisy)
+        times.append(statistics.median(timed(OURS, noisy)[0] for _ in range(repeats)))
     exponent = float(np.polyfit(np.log(np.square(SIDES)), np.log(times), 1)[0])
     print("side, seconds:", dict(zip(SIDES, np.round(times, 2).tolist(), strict=True)), f"exponent {exponent:.2f}")
     return {"sides": list(SIDES), "seconds": times, "exponent": exponent}

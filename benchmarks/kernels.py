@@ -123,14 +123,15 @@ def serve(method: str, precision: str, threads: int, inputs: str) -> None:
 
 def _growth(compute: Callable[[], np.ndarray]) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
-    before = _peak()
+    before = peak_bytes()
     compute()
-    return (_peak() - before) / 1000
+    return (peak_bytes() - before) / 10**6
 
 
-def _peak() -> float:
+def peak_bytes() -> int:
+    """Peak resident memory of this process so far; unlike ``ru_maxrss`` without its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) * 1.024 for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def _seconds(compute: Callable[[], np.ndarray]) -> float:

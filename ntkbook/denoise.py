@@ -36,9 +36,9 @@ def denoise_ntk(
             (``skimage.restoration.estimate_sigma``).
         iterations: t of twicing; None chooses it for each window by Monte Carlo SURE, without a clean image.
         recipe: ``"fast"`` (windows with cluster centres), ``"fastest"`` (fewer of them and smaller patches: half the
-            time), ``"best"`` (SURE chooses among several kinds of landmarks
-            and a second stage: better and slower), ``"paper"`` (the whole image at once with 1000 random columns), or
-            a :class:`~ntkbook.restoration.Recipe`.
+            time), ``"best"`` (SURE chooses among several kinds of landmarks and a second stage: better and slower),
+            ``"paper"`` (the whole image at once with 1000 random columns), or a
+            :class:`~ntkbook.restoration.Recipe`.
         channel_axis: axis of the channels; None for a grey image without one.
         seed: of everything drawn at random.
         device: ``"auto"`` (cuda where there is one, then cpu) or a device's name.
@@ -117,7 +117,7 @@ class NTKDenoiser(nn.Module):
             levels = torch.as_tensor(sigma).double().flatten().tolist()
             if len(levels) not in (1, len(y)):
                 raise ValueError(f"sigma must be one number or one for each of {len(y)} images, not {len(levels)}.")
-            levels = levels * (len(y) // len(levels)) if levels else levels
+            levels = levels * len(y) if len(levels) == 1 else levels
         restored = [
             restore(image.float(), level, self.iterations, self.recipe, self.seed).image
             for image, level in zip(y, levels, strict=True)

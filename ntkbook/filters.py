@@ -115,8 +115,11 @@ class SpectralFilter:
         Returns:
             :math:`z^t`, shape (pixels, channels).
         """
-        passed = self.response(iterations).to(noisy.dtype)
-        return self.basis @ (passed[..., None] * (self.basis.mT @ noisy))
+        return self.synthesis(self.basis.mT @ noisy, iterations)
+
+    def synthesis(self, energy: Tensor, iterations: float | Tensor) -> Tensor:
+        """:meth:`apply` for an image whose coefficients in the eigenvectors, (rank, channels), are known."""
+        return self.basis @ (self.response(iterations).to(energy.dtype)[..., None] * energy)
 
     def iterates(self, noisy: Tensor, times: Sequence[float], memory: int = 2**28) -> Iterator[tuple[float, Tensor]]:
         """``(t, z^t)`` for many t, several at a time in one product, in at most ``memory`` bytes of pictures."""

@@ -196,8 +196,9 @@ def to_image(matrix: Tensor, height: int, width: int) -> Tensor:
     return matrix.T.reshape(matrix.shape[1], height, width).contiguous()
 
 
-def _padded_positions(positions: Tensor, length: int, padding: str) -> tuple[Tensor, Tensor]:
-    """Which sample stands at each position of a padded axis, and which positions lie outside it."""
+def _padded_positions(start: int, stop: int, length: int, padding: str) -> tuple[Tensor, Tensor]:
+    """Which sample stands at positions start..stop-1 of a padded axis, and which positions lie outside it."""
+    positions = torch.arange(start, stop)
     outside = (positions < 0) | (positions >= length)
     if padding == "circular":
         return positions % length, outside
@@ -284,8 +285,8 @@ def padded_strip(image: Tensor, size: int, padding: str, start: int, stop: int) 
     """Rows ``start`` to ``stop`` with all that their patches reach: ``size - 1`` rows and columns more; unchecked."""
     height, width = image.shape[-2:]
     half = size // 2
-    row_index, row_outside = _padded_positions(torch.arange(start - half, stop + half), height, padding)
-    column_index, column_outside = _padded_positions(torch.arange(-half, width + half), width, padding)
+    row_index, row_outside = _padded_positions(start - half, stop + half, height, padding)
+    column_index, column_outside = _padded_positions(-half, width + half, width, padding)
     strip = image.index_select(-2, row_index.to(image.device)).index_select(-1, column_index.to(image.device))
     if padding == "zeros":
         strip = strip.masked_fill((row_outside[:, None] | column_outside).to(image.device), 0)
@@ -295,13 +296,9 @@ def padded_strip(image: Tensor, size: int, padding: str, start: int, stop: int) 
 def patches_around(image: Tensor, size: int, padding: str, pixels: Tensor) -> Tensor:
     """:func:`patches` around the named pixels (row-major indices), unchecked: (..., len(pixels), entries)."""
     height, width = image.shape[-2:]
-    around = torch.arange(size) - size // 2
-    rows = torch.div(pixels.cpu(), width, rounding_mode="floor")[:, None] + around
-    columns = (pixels.cpu() % width)[:, None] + around
-    row_index, row_outside = _padded_positions(rows, height, padding)
-    column_index, column_outside = _padded_positions(columns, width, padding)
-    row_index, column_index = row_index.to(image.device), column_index.to(image.device)
-    found = image[..., row_index[:, :, None], column_index[:, None, :]]  # (..., channels, pixels, size, size)
-    if padding == "zeros":
-        found = found.masked_fill((row_outside[:, :, None] | column_outside[:, None, :]).to(image.device), 0)
+    strip = padded_strip(image, size, padding, 0, height)
+    pixels, reach = pixels.to(image.device), torch.arange(size, device=image.device)
+    rows = torch.div(pixels, width, rounding_mode="floor")[:, None] + reach
+    columns = (pixels % width)[:, None] + reach
+    found = strip[..., rows[:, :, None], columns[:, None, :]]  # (..., channels, pixels, size, size)
     return found.movedim(-3, -4).flatten(-3)

@@ -109,6 +109,12 @@ class PatchKernel:
         """Number of pixels, the side of the Gram matrix."""
         return self.image.shape[-2] * self.image.shape[-1]
 
+    def norms(self) -> Tensor:
+        """Euclidean norms of all patches, shape (pixels,)."""
+        squares = self.image.square().sum(dim=-3, keepdim=True)
+        strip = padded_strip(squares, self.size, self.padding, 0, self.image.shape[-2])
+        return _window_sums(_window_sums(strip, -2, self.size, 1), -1, self.size, 1).sqrt().flatten(-3)
+
     def patches_at(self, pixels: Tensor) -> Tensor:
         """Patches around the named pixels (row-major indices), shape (len(pixels), channels * size**2)."""
         return patches_around(self.image, self.size, self.padding, pixels)
@@ -116,14 +122,12 @@ class PatchKernel:
     def blocks(self, pixels_per_block: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """All patches in order, by whole image rows: (slice of pixels, patches, their norms of shape (pixels,))."""
         height, width = self.image.shape[-2:]
-        power = self.image.square().sum(dim=-3, keepdim=True)  # a sum over channels once, not for each patch
+        norms = self.norms()
         step = max(1, pixels_per_block // width)
         for top in range(0, height, step):
             bottom = min(top + step, height)
-            found, squares = (
-                extract_patches(each, self.size, self.padding, top, bottom) for each in (self.image, power)
-            )
-            yield slice(top * width, bottom * width), found, squares.sum(dim=-1).sqrt()
+            where = slice(top * width, bottom * width)
+            yield where, extract_patches(self.image, self.size, self.padding, top, bottom), norms[..., where]
 
     def against(self, landmarks: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The columns that belong to landmark patches, block of rows by block of rows.
@@ -147,7 +151,7 @@ class PatchKernel:
 
     def diagonal(self) -> Tensor:
         """The diagonal of the Gram matrix, shape (pixels,)."""
-        norms = torch.cat([near for _, _, near in self.blocks(2**14)], dim=-1)
+        norms = self.norms()
         return self.affinity(norms.square(), norms, norms)
 
     def bands(self) -> Iterator[tuple[int, int, Tensor]]:
@@ -164,8 +168,7 @@ class PatchKernel:
         height, width = self.image.shape[-2:]
         strip = padded_strip(self.image, self.size, self.padding, 0, height).movedim(0, 1).contiguous()
         step = max(1, tile_entries(strip.device) // width**2)
-        squares = strip.square().sum(dim=1)
-        norms = _window_sums(_window_sums(squares, 0, self.size, 1), 1, self.size, 1).sqrt()
+        norms = self.norms().unflatten(0, (height, width))
         for distance in range(height):
             for top in range(0, height - distance, step):
                 count = min(step, height - distance - top)

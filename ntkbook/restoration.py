@@ -206,10 +206,8 @@ class _Work:
             times = torch.full((len(pixels[0]),), float(self.iterations), dtype=torch.float64)
             estimate = torch.zeros(len(times), dtype=torch.float64)
             energies = [filters[0].basis.mT @ pixels[0]]
-        restored = [
-            one.basis @ (one.response(times[:, None].to(noisy.device)).to(pixels.dtype)[..., None] * energy)
-            for one, energy in zip(filters, energies, strict=True)
-        ]
+        each_time = times[:, None].to(noisy.device)
+        restored = [one.synthesis(energy, each_time) for one, energy in zip(filters, energies, strict=True)]
         return torch.stack(restored).mT.reshape(noisy.shape), times, estimate
 
     def _count(self, windows: int) -> Callable[[int], None] | None:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from ntkbook.baselines import BASELINES
 from ntkbook.configuration import Configuration
+from ntkbook.depth import SPLITS
+from ntkbook.depth import filters as depth_filters
 from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_image, to_matrix, uncentre
 from ntkbook.kernels import PatchKernel
 from ntkbook.lanczos import lanczos
 from ntkbook.landmarks import Landmarks
-from ntkbook.nystrom import nystrom_filter, select_columns
+from ntkbook.nystrom import nystrom_filter, select_columns, uniform_columns
 from ntkbook.records import Levels, Record, provenance
 from ntkbook.restoration import RECIPES, Recipe, restore
 from ntkbook.results import Store
@@ -101,6 +103,19 @@ def _exact() -> Iterator[Configuration]:
     yield Configuration("exact", "house", 0, 25, "vanilla", "image", "float32", settings)
 
 
+def depth(image: str, sizes: tuple[int, ...], **settings: object) -> Configuration:
+    """The configuration of one run of Figure 6's closed-form filters; ``sizes`` of the kernels, 13x13 in all."""
+    chosen = {"sizes": sizes, "columns": 300, "selection": "uniform", "column_seed": 0, "padding": "circular"}
+    chosen |= {"parametrisation": "paper", "largest_iteration": LARGEST_ITERATION}
+    return Configuration("depth", image, 0, 25, "vanilla", "image", "float32", chosen | settings)
+
+
+def _figure6() -> Iterator[Configuration]:
+    yield from (depth(image, sizes) for image in SET9 for sizes in SPLITS)
+    for settings in ({"parametrisation": "ntk"}, {"padding": "zeros"}):
+        yield from (depth("house", sizes, **settings) for sizes in SPLITS)
+
+
 TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "table1": tuple(_table1()),
     "table4": tuple(_table4()),
@@ -110,6 +125,7 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "exact": tuple(_exact()),
     "recipes": tuple(_recipes()),
     "held_out": tuple(_held_out()),
+    "figure6": tuple(_figure6()),
 }
 
 
@@ -172,6 +188,20 @@ def _noise_input(like: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(like.shape))).to(like)
 
 
+def _run_depth(configuration: Configuration, given: Problem) -> Outcome:
+    settings = configuration.settings
+    noisy = centre(given.noisy)
+    pixels = uniform_columns(noisy.shape[1] * noisy.shape[2], settings["columns"], settings["column_seed"])
+    found = depth_filters(noisy, settings["sizes"], settings["padding"], settings["parametrisation"], pixels)
+    times = iteration_grid(settings["largest_iteration"], PER_DECADE)
+    curves = {name: psnr_curve(each, to_matrix(noisy), given.clean, times) for name, each in found.items()}
+    numbers = {}
+    if "linear" in curves:
+        best = max(curves["linear"], key=curves["linear"].get)
+        numbers = {"linear_output_psnr": curves["linear"][best], "linear_output_iteration": best}
+    return Outcome(curves["relu"], numbers)
+
+
 def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
     settings = configuration.settings
     noisy = centre(given.noisy)
@@ -212,6 +242,7 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "nystrom": _run_nystrom,
     "exact": _run_exact,
     "recipe": _run_recipe,
+    "depth": _run_depth,
     "baseline": _run_baseline,
 }
 

@@ -42,6 +42,7 @@ __all__ = [
     "to_image",
     "to_matrix",
     "uncentre",
+    "windows_at",
 ]
 
 PADDINGS = ("reflect", "zeros", "circular")
@@ -296,9 +297,23 @@ def padded_strip(image: Tensor, size: int, padding: str, start: int, stop: int) 
 def patches_around(image: Tensor, size: int, padding: str, pixels: Tensor) -> Tensor:
     """:func:`patches` around the named pixels (row-major indices), unchecked: (..., len(pixels), entries)."""
     height, width = image.shape[-2:]
-    strip = padded_strip(image, size, padding, 0, height)
-    pixels, reach = pixels.to(image.device), torch.arange(size, device=image.device)
+    found = windows_at(padded_strip(image, size, padding, 0, height), size, width, pixels)
+    return found.movedim(-3, -4).flatten(-3)
+
+
+def windows_at(strip: Tensor, size: int, width: int, pixels: Tensor) -> Tensor:
+    """Square windows of a padded image around the named pixels (row-major indices), unchecked.
+
+    Args:
+        strip: :func:`padded_strip` of all rows, for this size.
+        size: side of the windows.
+        width: of the image without its padding.
+        pixels: row-major indices.
+
+    Returns:
+        Tensor (..., channels, len(pixels), size, size).
+    """
+    pixels, reach = pixels.to(strip.device), torch.arange(size, device=strip.device)
     rows = torch.div(pixels, width, rounding_mode="floor")[:, None] + reach
     columns = (pixels % width)[:, None] + reach
-    found = strip[..., rows[:, :, None], columns[:, None, :]]  # (..., channels, pixels, size, size)
-    return found.movedim(-3, -4).flatten(-3)
+    return strip[..., rows[:, :, None], columns[:, None, :]]

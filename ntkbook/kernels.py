@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ntkbook.covariances import window_sums
 from ntkbook.images import extract_patches, padded_strip, patches, patches_around
 
 Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -113,7 +114,7 @@ class PatchKernel:
         """Euclidean norms of all patches, shape (pixels,)."""
         squares = self.image.square().sum(dim=-3, keepdim=True)
         strip = padded_strip(squares, self.size, self.padding, 0, self.image.shape[-2])
-        return _window_sums(_window_sums(strip, -2, self.size, 1), -1, self.size, 1).sqrt().flatten(-3)
+        return window_sums(window_sums(strip, -2, self.size, 1), -1, self.size, 1).sqrt().flatten(-3)
 
     def patches_at(self, pixels: Tensor) -> Tensor:
         """Patches around the named pixels (row-major indices), shape (len(pixels), channels * size**2)."""
@@ -174,9 +175,9 @@ class PatchKernel:
                 count = min(step, height - distance - top)
                 reach = count + self.size - 1
                 pixels = strip[top : top + reach].mT @ strip[top + distance : top + distance + reach]
-                rows = _window_sums(pixels, 0, self.size, 1).flatten(1)
+                rows = window_sums(pixels, 0, self.size, 1).flatten(1)
                 # One step along both axes of a (padded width)^2 matrix is padded width + 1 entries further.
-                sums = _window_sums(rows, 1, self.size, pixels.shape[2] + 1)
+                sums = window_sums(rows, 1, self.size, pixels.shape[2] + 1)
                 gram = sums.as_strided((count, width, width), (sums.shape[1], pixels.shape[2], 1))
                 near, far = norms[top : top + count], norms[top + distance : top + distance + count]
                 yield distance, top, self.affinity(gram, near[:, :, None], far[:, None, :])
@@ -213,18 +214,3 @@ class PatchKernel:
             if distance > 0:
                 product[far] += entries.mT @ rows[near]
         return product.flatten(0, 1)
-
-
-def _window_sums(values: Tensor, dim: int, size: int, step: int) -> Tensor:
-    # Sums of `size` entries, `step` apart, along an axis, by doubling: 11 = 1 + 2 + 8 takes five additions.
-    length = values.shape[dim] - (size - 1) * step
-    power, start, total = 1, 0, torch.zeros((), dtype=values.dtype, device=values.device)
-    while True:
-        if size & power:
-            total = total + values.narrow(dim, start * step, length)
-            start += power
-        if start == size:
-            return total
-        shorter = values.shape[dim] - power * step
-        values = values.narrow(dim, 0, shorter) + values.narrow(dim, power * step, shorter)
-        power *= 2

@@ -1,0 +1,72 @@
+"""Depth at a fixed receptive field, the paper's Figure 6: one receptive field of 13x13 pixels, split among layers."""
+
+import torch
+from torch import Tensor
+
+from ntkbook.aligned_columns import AlignedColumns
+from ntkbook.covariances import relu_moments
+from ntkbook.filters import SpectralFilter
+from ntkbook.layers import Serial, vanilla
+from ntkbook.nystrom import orthonormal_eigenpairs
+
+SPLITS = ((13,), (7, 7), (5, 5, 5), (3, 3, 3, 3, 3, 3))
+NAMES = {(13,): "13", (7, 7): "7 + 7", (5, 5, 5): "5 + 5 + 5", (3, 3, 3, 3, 3, 3): "6 x 3"}
+
+
+def networks(sizes: tuple[int, ...], padding: str) -> dict[str, Serial]:
+    """The two networks that a list of kernel sizes can mean.
+
+    Args:
+        sizes: kernel sizes.
+        padding: of all convolutions.
+
+    Returns:
+        ``"relu"``: a relu after each convolution, then a 1x1 convolution. ``"linear"``, for two sizes or more: the last
+        of the convolutions is the output layer.
+    """
+    found = {"relu": vanilla(*sizes, padding=padding)}
+    if len(sizes) > 1:
+        found["linear"] = vanilla(*sizes[:-1], output=sizes[-1], padding=padding)
+    return found
+
+
+def columns(
+    image: Tensor, sizes: tuple[int, ...], padding: str, parametrisation: str, pixels: Tensor
+) -> dict[str, Tensor]:
+    """Columns of the tangent kernels of both :func:`networks`, the deeper continued from the other.
+
+    Args:
+        image: shape (channels, height, width), centred.
+        sizes: kernel sizes.
+        padding: of all convolutions, ``"circular"`` or ``"zeros"``.
+        parametrisation: see :func:`ntkbook.kernels.infinite_width`.
+        pixels: row-major indices of the columns.
+
+    Returns:
+        A matrix (pixels, columns) by the name of the network.
+    """
+    found = networks(sizes, padding)
+    if len(sizes) == 1:
+        blocks = AlignedColumns(found["relu"], image, parametrisation).blocks(pixels)
+        return {"relu": torch.cat([tangents for _, _, tangents in blocks])}
+    aligned = AlignedColumns(found["linear"], image, parametrisation)
+    deeper = AlignedColumns(found["relu"], image, parametrisation)
+    term = deeper.layers[-1][1]
+    variances = aligned.output_variances
+    tall = {name: image.new_empty(len(variances), len(pixels)) for name in found}
+    for where, covariances, tangents in aligned.blocks(pixels):
+        tall["linear"][where] = tangents
+        scale = (variances[where, None] * variances[pixels]).sqrt_()
+        features, share = relu_moments(covariances, scale)
+        tangents = share.mul_(tangents)
+        term.apply(features, tangents, 1)
+        tall["relu"][where] = tangents
+    return tall
+
+
+def filters(
+    image: Tensor, sizes: tuple[int, ...], padding: str, parametrisation: str, pixels: Tensor
+) -> dict[str, SpectralFilter]:
+    """Nystrom's filters of the tangent kernels of both :func:`networks`, the largest eigenvalue 1."""
+    tall = columns(image, sizes, padding, parametrisation, pixels)
+    return {name: SpectralFilter(*orthonormal_eigenpairs(each, each[pixels])).scaled() for name, each in tall.items()}

@@ -85,7 +85,7 @@ class AlignedColumns:
             else:
                 side -= layer.size - 1
                 strip = padded_strip(variances, layer.size, layer.padding, 0, self.height)
-                sums = window_sums(window_sums(strip, 1, layer.size, 1), 2, layer.size, 1)
+                sums = window_sums(window_sums(strip, (1,), layer.size), (2,), layer.size)
                 variances = sums * (term.scale / layer.size**2) + term.bias
         self.output_variances = variances.flatten()
 
@@ -153,7 +153,7 @@ def _paired(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _summed(windows: Tensor, size: int) -> Tensor:
-    return window_sums(window_sums(windows, 0, size, 1), 1, size, 1)
+    return window_sums(window_sums(windows, (0,), size), (1,), size)
 
 
 def _trimmed(windows: Tensor, trim: int) -> Tensor:

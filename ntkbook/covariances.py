@@ -95,23 +95,34 @@ def terms(
     return found
 
 
-def window_sums(values: Tensor, dim: int, size: int, step: int) -> Tensor:
-    """Sums of ``size`` entries, ``step`` apart, along an axis, by doubling: 11 = 1 + 2 + 8 takes five additions.
+def window_sums(values: Tensor, dims: tuple[int, ...], size: int, step: int = 1) -> Tensor:
+    """Sums of ``size`` entries, ``step`` apart along some axes at once, by doubling: 11 = 1 + 2 + 8 takes five steps.
+
+    Args:
+        values: any shape.
+        dims: the axes; with two of them the sums run along diagonals.
+        size: number of entries.
+        step: distance of the entries along each of the axes.
 
     Returns:
-        A tensor shorter by ``(size - 1) * step`` entries along the axis.
+        A tensor shorter by ``(size - 1) * step`` entries along each of the axes.
     """
-    length = values.shape[dim] - (size - 1) * step
-    power, start, total = 1, 0, None
+
+    def shifted(values: Tensor, shift: int, fewer: int) -> Tensor:
+        for dim in dims:
+            values = values.narrow(dim, shift * step, values.shape[dim] - fewer * step)
+        return values
+
+    power, start, reach, total = 1, 0, size - 1, None
     while True:
         if size & power:
-            part = values.narrow(dim, start * step, length)
+            part = shifted(values, start, reach)
             total = part if total is None else total + part
             start += power
         if start == size:
             return total
-        shorter = values.shape[dim] - power * step
-        values = values.narrow(dim, 0, shorter) + values.narrow(dim, power * step, shorter)
+        values = shifted(values, 0, power) + shifted(values, power, power)
+        reach -= power
         power *= 2
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "constant_image",
     "extract_patches",
     "load",
+    "padded_positions",
     "padded_strip",
     "patches",
     "patches_around",
@@ -197,7 +198,7 @@ def to_image(matrix: Tensor, height: int, width: int) -> Tensor:
     return matrix.T.reshape(matrix.shape[1], height, width).contiguous()
 
 
-def _padded_positions(start: int, stop: int, length: int, padding: str) -> tuple[Tensor, Tensor]:
+def padded_positions(start: int, stop: int, length: int, padding: str) -> tuple[Tensor, Tensor]:
     """Which sample stands at positions start..stop-1 of a padded axis, and which positions lie outside it."""
     positions = torch.arange(start, stop)
     outside = (positions < 0) | (positions >= length)
@@ -286,8 +287,8 @@ def padded_strip(image: Tensor, size: int, padding: str, start: int, stop: int) 
     """Rows ``start`` to ``stop`` with all that their patches reach: ``size - 1`` rows and columns more; unchecked."""
     height, width = image.shape[-2:]
     half = size // 2
-    row_index, row_outside = _padded_positions(start - half, stop + half, height, padding)
-    column_index, column_outside = _padded_positions(-half, width + half, width, padding)
+    row_index, row_outside = padded_positions(start - half, stop + half, height, padding)
+    column_index, column_outside = padded_positions(-half, width + half, width, padding)
     strip = image.index_select(-2, row_index.to(image.device)).index_select(-1, column_index.to(image.device))
     if padding == "zeros":
         strip = strip.masked_fill((row_outside[:, None] | column_outside).to(image.device), 0)

@@ -13,13 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntkbook.covariances import window_sums
-from ntkbook.images import extract_patches, padded_strip, patches, patches_around
+from ntkbook.aligned_columns import AlignedColumns
+from ntkbook.covariances import terms, window_sums
+from ntkbook.gram_matrices import through
+from ntkbook.images import check_image, extract_patches, padded_strip, patches, patches_around
+from ntkbook.layers import Serial, check_network
+from ntkbook.tile_groups import Border, check_gaussian, groups, peak_entries
 
 Affinity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TILE_ENTRIES = 2**20  # kernel entries worked on at a time: 4 MB in float32, small enough to stay near the cores
 GPU_TILE_ENTRIES = 2**26  # 256 MB in float32: a GPU wants much to do in one call
+MEMORY = 8 * 2**30  # bytes for whole kernels of deep networks
 DENSE_LIMIT = 4 * 2**30  # bytes; a 128x128 image takes 1 GiB in float32 and 2 GiB in float64
 
 
@@ -114,7 +119,7 @@ class PatchKernel:
         """Euclidean norms of all patches, shape (pixels,)."""
         squares = self.image.square().sum(dim=-3, keepdim=True)
         strip = padded_strip(squares, self.size, self.padding, 0, self.image.shape[-2])
-        return window_sums(window_sums(strip, -2, self.size, 1), -1, self.size, 1).sqrt().flatten(-3)
+        return window_sums(window_sums(strip, (-2,), self.size), (-1,), self.size).sqrt().flatten(-3)
 
     def patches_at(self, pixels: Tensor) -> Tensor:
         """Patches around the named pixels (row-major indices), shape (len(pixels), channels * size**2)."""
@@ -175,9 +180,9 @@ class PatchKernel:
                 count = min(step, height - distance - top)
                 reach = count + self.size - 1
                 pixels = strip[top : top + reach].mT @ strip[top + distance : top + distance + reach]
-                rows = window_sums(pixels, 0, self.size, 1).flatten(1)
+                rows = window_sums(pixels, (0,), self.size).flatten(1)
                 # One step along both axes of a (padded width)^2 matrix is padded width + 1 entries further.
-                sums = window_sums(rows, 1, self.size, pixels.shape[2] + 1)
+                sums = window_sums(rows, (1,), self.size, pixels.shape[2] + 1)
                 gram = sums.as_strided((count, width, width), (sums.shape[1], pixels.shape[2], 1))
                 near, far = norms[top : top + count], norms[top + distance : top + distance + count]
                 yield distance, top, self.affinity(gram, near[:, :, None], far[:, None, :])
@@ -214,3 +219,131 @@ class PatchKernel:
             if distance > 0:
                 product[far] += entries.mT @ rows[near]
         return product.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The two kernels of an infinitely wide network on one image: the whole of them, or some columns.
+
+    Args:
+        nngp: covariance of the output at initialisation, shape (pixels, pixels) or (pixels, columns).
+        ntk: neural tangent kernel, the same shape.
+    """
+
+    nngp: Tensor
+    ntk: Tensor
+
+
+def infinite_width(
+    spec: Serial,
+    x: Tensor,
+    parametrisation: str = "ntk",
+    channels: float = math.inf,
+    initialisation: str = "he",
+    memory: int = MEMORY,
+) -> Kernels:
+    r"""The kernels of a network in the limit of many channels, on the pixels of one image.
+
+    The parametrisation decides how much each convolution's own weights add to the tangent kernel.
+
+    - ``"ntk"``: parameters are standard normal and multiplied by their standard deviation (Jacot et al., 2018). Each
+      layer's own term is its covariance.
+    - ``"standard"``: parameters are the weights themselves, as PyTorch trains them, and the kernel is divided by c.
+      The own term of a hidden layer or the output is its covariance times :math:`r_\ell^2/\sigma_w^2`, that of the
+      first layer :math:`c_0 r_1^2/(c\,\sigma_w^2)`, which vanishes in the limit.
+    - ``"paper"``: the recursion (11), (12) and (68) as printed. Own terms as in ``"ntk"``, but the first layer has
+      none, and its covariance is not multiplied by :math:`\sigma_w^2`.
+
+    Args:
+        spec: the network; it starts and ends with a convolution.
+        x: the image, shape (channels, height, width), float32 or float64; for the paper's kernels it is centred, in
+            [-0.5, 0.5] (Appendix I).
+        parametrisation: ``"ntk"``, ``"standard"`` or ``"paper"``.
+        channels: c in the first layer's own term of the standard parametrisation, where it is of the order 1/c, and
+            in the term of biases; infinite by default.
+        initialisation: ``"he"``, weights have the variance :math:`\sigma_w^2/\text{fan-in}` in all layers; or
+            ``"printed"``, that of the first layer is divided by :math:`r^2` only, as in Section 3.1.
+        memory: bytes that may be used; see :func:`memory_needed`.
+
+    Returns:
+        The whole kernels.
+
+    Raises:
+        ValueError: the image is not finite, its size does not go through the network, it would take more memory than
+            may be used (the message says how much), the network has a non-linearity of what is not Gaussian, or an
+            argument is not one of the accepted.
+        TypeError: the image is not a floating-point tensor.
+    """
+    _check_kernel_image(x)
+    check_network(spec)
+    check_gaussian(spec)
+    found = terms(spec, len(x), parametrisation, channels, initialisation)
+    needed = memory_needed(spec, *x.shape[1:], x.dtype)
+    if needed > memory:
+        raise ValueError(
+            f"The kernels of {x.shape[1]}x{x.shape[2]} pixels in {str(x.dtype).removeprefix('torch.')} take "
+            f"{needed / 2**30:.1f} GiB with this network, and {memory / 2**30:.1f} GiB may be used; take a smaller "
+            "image, or columns (infinite_width_columns)."
+        )
+    state = through(groups(spec, iter(found)), x, Border(0, "zeros"))
+    return Kernels(*(whole.flatten(2).flatten(0, 1) for whole in (state.covariance, state.tangent)))
+
+
+def memory_needed(spec: Serial, height: int, width: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes that :func:`infinite_width` holds at most, up to some tens of megabytes: the result and what precedes it.
+
+    Args:
+        spec: the network.
+        height: of the image.
+        width: of the image.
+        dtype: of the image.
+
+    Raises:
+        ValueError: the size does not go through the network, or the specification is not one.
+    """
+    check_network(spec)
+    spec.output_size(height, width)
+    entries, _ = peak_entries(groups(spec, iter(terms(spec, 1))), height, width)
+    return 2 * entries * dtype.itemsize
+
+
+def infinite_width_columns(
+    spec: Serial,
+    x: Tensor,
+    pixels: Tensor,
+    parametrisation: str = "ntk",
+    channels: float = math.inf,
+    initialisation: str = "he",
+) -> Kernels:
+    """Columns of the kernels of :func:`infinite_width`, for networks without resampling and skip connections.
+
+    An entry costs as much as the receptive field has pixels, once for each layer. For more columns than memory holds
+    see :meth:`ntkbook.aligned_columns.AlignedColumns.blocks`.
+
+    Args:
+        spec: convolutions without stride and non-linearities. All convolutions larger than 1x1 have circular padding,
+            or all have zeros; a single one may also reflect.
+        x: see :func:`infinite_width`; other arguments too.
+        pixels: row-major indices of the columns, shape (m,).
+
+    Returns:
+        Kernels of shape (pixels, m).
+
+    Raises:
+        ValueError: as :func:`infinite_width`; also for other layers or paddings, and for a pixel outside the image.
+        TypeError: the image is not a floating-point tensor.
+    """
+    _check_kernel_image(x)
+    check_gaussian(spec)
+    aligned = AlignedColumns(spec, x, parametrisation, channels, initialisation)
+    count = x.shape[1] * x.shape[2]
+    if pixels.ndim != 1 or not len(pixels) or pixels.min() < 0 or pixels.max() >= count:
+        raise ValueError(f"Columns are named by indices between 0 and {count - 1}, at least one.")
+    _, covariances, tangents = zip(*aligned.blocks(pixels), strict=True)
+    return Kernels(torch.cat(covariances), torch.cat(tangents))
+
+
+def _check_kernel_image(x: Tensor) -> None:
+    check_image(x)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"The kernels need an image in float32 or float64, not {str(x.dtype).removeprefix('torch.')}.")

@@ -108,8 +108,6 @@ def added(first: Literal, second: Literal) -> Literal:
 def literal_network(
     spec: Serial, image: np.ndarray, parametrisation: str = "ntk", channels: float = math.inf
 ) -> Literal:
-    spec: Serial, image: np.ndarray, parametrisation: str = "ntk", channels: float = math.inf
-) -> Literal:
     """The kernels of a network on an image (channels, height, width)."""
     count = [0]
 

@@ -1,0 +1,134 @@
+r"""The empirical tangent kernel of a finite network on one image, :math:`\Theta = J J^T`, by products.
+
+The Jacobian J of all outputs by all weights is never formed: a product with :math:`J^T` is one backward pass, a product
+with J one forward pass with tangents. Two of them are a product with the kernel.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp, vmap
+
+DENSE_SIDE = 64
+CHUNK_BYTES = 2**28  # of gradients that are held at once when the whole kernel is formed
+
+
+class EmpiricalKernel:
+    r"""The tangent kernel of a network on one input, at its present weights.
+
+    As an operator it acts on outputs as one long vector, channel after channel, each row after row: ``kernel @ v`` for
+    v of shape (outputs * pixels, k), the same for :func:`ntkbook.filters.twicing` and :func:`ntkbook.lanczos.lanczos`.
+
+    Args:
+        network: maps (1, inputs, height, width) to (1, outputs, height, width). Its trained parameters are those
+            with ``requires_grad``; they are used as they are now, and later changes are not seen.
+        x: the input, shape (inputs, height, width), of the network's dtype and device.
+
+    Raises:
+        ValueError: the input or the output is not finite, or the network has no trained parameters.
+    """
+
+    def __init__(self, network: nn.Module, x: Tensor) -> None:
+        parameters = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
+        frozen = {name: p.detach().clone() for name, p in network.named_parameters() if not p.requires_grad}
+        if not parameters:
+            raise ValueError("The network has no trained parameters, so it has no tangent kernel.")
+
+        def forward(weights: dict[str, Tensor]) -> Tensor:
+            return functional_call(network, frozen | weights, (x[None],))[0]
+
+        self._forward, self._parameters = forward, parameters
+        #: output of the network, shape (outputs, height, width)
+        self.output, self._pull = vjp(forward, parameters)
+        if not (x.isfinite().all() and self.output.isfinite().all()):
+            raise ValueError("The input and the output of the network must be finite; one of them is not.")
+
+    @property
+    def size(self) -> int:
+        """Outputs times pixels, the side of the kernel."""
+        return self.output.numel()
+
+    def product(self, v: Tensor) -> Tensor:
+        r""":math:`\Theta v` for v of the output's shape, (outputs, height, width)."""
+        (gradient,) = self._pull(v)
+        return jvp(self._forward, (self._parameters,), (gradient,))[1]
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """The product with each column, (outputs * pixels, k)."""
+        if vectors.ndim != 2 or len(vectors) != self.size:
+            raise ValueError(f"The kernel takes vectors of shape ({self.size}, k), not {tuple(vectors.shape)}.")
+        columns = [self.product(v.reshape(self.output.shape)).flatten() for v in vectors.T]
+        return torch.stack(columns, dim=1)
+
+    def largest_eigenvalue(self, tolerance: float = 1e-4, steps: int = 1000, seed: int = 0) -> float:
+        """The largest eigenvalue, by power iteration from a random vector.
+
+        Args:
+            tolerance: stop when an iteration changes the estimate by less than this share of it.
+            steps: at most so many products.
+            seed: of the start.
+
+        Returns:
+            The Rayleigh quotient of the last vector: never above the largest eigenvalue but for rounding.
+
+        Raises:
+            ValueError: it did not settle within the steps.
+        """
+        start = np.random.default_rng(seed).standard_normal(tuple(self.output.shape))
+        return power_iteration(self.product, torch.from_numpy(start).to(self.output), tolerance, steps)
+
+    def dense(self, output: int = 0) -> Tensor:
+        """The kernel of one output channel, shape (pixels, pixels), for images of at most 64x64 pixels.
+
+        Args:
+            output: the channel.
+
+        Raises:
+            ValueError: the image is larger; the message says how large the matrix would be.
+        """
+        outputs, height, width = self.output.shape
+        pixels = height * width
+        if pixels > DENSE_SIDE**2:
+            size = pixels**2 * self.output.element_size() / 2**30
+            raise ValueError(
+                f"The tangent kernel of {height}x{width} pixels would take {size:.1f} GiB and {pixels} products; it is "
+                f"formed up to {DENSE_SIDE}x{DENSE_SIDE} pixels. Use products, `kernel @ v`."
+            )
+        weights = sum(p.numel() for p in self._parameters.values()) * self.output.element_size()
+        units = torch.zeros(pixels, outputs, pixels, dtype=self.output.dtype, device=self.output.device)
+        units[:, output] = torch.eye(pixels, dtype=units.dtype, device=units.device)
+        rows = [
+            vmap(self.product)(some.unflatten(2, (height, width)))[:, output].flatten(1)
+            for some in units.split(max(1, CHUNK_BYTES // weights))
+        ]
+        return torch.cat(rows)
+
+
+def power_iteration(product: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, steps: int) -> float:
+    """The largest eigenvalue of a positive semidefinite operator.
+
+    Args:
+        product: the operator, from and to tensors of one shape.
+        start: of that shape, not zero.
+        tolerance: stop when an iteration changes the estimate by less than this share of it.
+        steps: at most so many products.
+
+    Returns:
+        The Rayleigh quotient of the last vector; 0 for the zero operator.
+
+    Raises:
+        ValueError: a product is not finite, or the estimate did not settle within the steps.
+    """
+    vector, before = start / start.norm(), math.inf
+    for _ in range(steps):
+        image = product(vector)
+        estimate, length = (vector * image).sum().item(), image.norm()
+        if not math.isfinite(estimate):
+            raise ValueError("A product with the operator is not finite.")
+        if length == 0 or abs(estimate - before) <= tolerance * abs(estimate):
+            return estimate
+        vector, before = image / length, estimate
+    raise ValueError(f"Power iteration did not settle to {tolerance:g} within {steps} steps; the last was {before:g}.")

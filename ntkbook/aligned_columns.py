@@ -16,6 +16,7 @@ from torch import Tensor
 from ntkbook.covariances import relu_moments, second_moment, terms, window_sums
 from ntkbook.images import check_image, padded_strip, windows_at
 from ntkbook.layers import Conv, Relu, Serial, check_network
+from ntkbook.tile_groups import check_gaussian
 
 BLOCK = 256  # pixels whose windows are prepared together
 TILE_ENTRIES = 2**18  # entries of one window tensor: 1 MB in float32
@@ -51,7 +52,8 @@ class AlignedColumns:
     The diagonal of the output's covariance is ``output_variances``, shape (pixels,).
 
     Raises:
-        ValueError: the specification has other layers or paddings, or an argument is not accepted.
+        ValueError: the specification has other layers or paddings, a non-linearity follows another, or an argument is
+            not accepted.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class AlignedColumns:
         initialisation: str = "he",
     ) -> None:
         check_network(spec)
+        check_gaussian(spec)
         check_image(image)
         self.height, self.width = spec.output_size(*image.shape[-2:])
         self.padding = _aligned_padding(spec)

@@ -6,7 +6,7 @@ store is not run again, so an interrupted run goes on where it stopped.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load
 from ntkbook.kernels import PatchKernel
 from ntkbook.lanczos import lanczos
 from ntkbook.landmarks import Landmarks
+from ntkbook.limits import ARCHITECTURES, run_descent, run_lazy, run_whole
 from ntkbook.nystrom import nystrom_filter, select_columns, uniform_columns
+from ntkbook.problems import Outcome, Problem
 from ntkbook.records import Levels, Record, provenance
 from ntkbook.restoration import RECIPES, Recipe, restore
 from ntkbook.results import Store
@@ -116,6 +118,32 @@ def _figure6() -> Iterator[Configuration]:
         yield from (depth("house", sizes, **settings) for sizes in SPLITS)
 
 
+def crop(method: str, image: str, architecture: str, side: int, **settings: object) -> Configuration:
+    """The configuration of one run on the central crop of an image; see :mod:`ntkbook.limits`."""
+    chosen: dict[str, object] = {"crop": side, "largest_iteration": LARGEST_ITERATION}
+    if method == "whole":
+        chosen |= {"parametrisation": "standard", "lanczos_steps": 500}
+    else:
+        chosen["weights_seed"] = 0
+    return Configuration(method, image, 0, 25, architecture, "image", "float32", chosen | settings)
+
+
+def _crops() -> Iterator[Configuration]:
+    for image in ("house", "f16", "baboon"):
+        yield from (crop("whole", image, architecture, 64) for architecture in ARCHITECTURES)
+    for channels in (32, 64, 128, 256):
+        for seed in range(3):
+            settings = {"channels": channels, "weights_seed": seed, "lanczos_steps": 150, "largest_iteration": 3000}
+            yield crop("lazy", "house", "unet", 64, **settings)
+    for architecture, channels in (("vanilla", 512), ("unet", 64), ("autoencoder", 64)):
+        settings = {"channels": channels, "lanczos_steps": 150, "largest_iteration": 3000}
+        if architecture != "unet":  # the U-Net's is above
+            yield crop("lazy", "house", architecture, 64, **settings)
+        del settings["lanczos_steps"]
+        yield crop("descent", "house", architecture, 64, **settings)
+    yield from (crop("whole", "house", architecture, 128) for architecture in ARCHITECTURES)
+
+
 TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "table1": tuple(_table1()),
     "table4": tuple(_table4()),
@@ -126,32 +154,20 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "recipes": tuple(_recipes()),
     "held_out": tuple(_held_out()),
     "figure6": tuple(_figure6()),
+    "crops": tuple(_crops()),
 }
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One denoising problem: clean and noisy image, shape (channels, height, width), and the two reference rows."""
-
-    clean: Tensor
-    noisy: Tensor
-    levels: Levels
-
-
 def problem(configuration: Configuration, device: torch.device) -> Problem:
-    """The clean and noisy image of a configuration, in its precision, on the device."""
+    """The clean and noisy image of a configuration, or the crop that it names, in its precision, on the device."""
     clean = load(configuration.image, getattr(torch, configuration.precision)).to(device)
+    if "crop" in configuration.settings:
+        side = configuration.settings["crop"]
+        top, left = ((length - side) // 2 for length in clean.shape[1:])
+        clean = clean[:, top : top + side, left : left + side].contiguous()
     noisy = add_noise(clean, configuration.sigma, configuration.noise_seed)
     levels = Levels(noisy_psnr=psnr(noisy, clean), constant_psnr=psnr(constant_image(clean), clean))
     return Problem(clean, noisy, levels)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run measured: PSNR in dB by iteration, and further numbers by name."""
-
-    curve: Mapping[float, float]
-    numbers: Mapping[str, float]
 
 
 def _run_nystrom(configuration: Configuration, given: Problem) -> Outcome:
@@ -243,6 +259,9 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "exact": _run_exact,
     "recipe": _run_recipe,
     "depth": _run_depth,
+    "whole": run_whole,
+    "lazy": run_lazy,
+    "descent": run_descent,
     "baseline": _run_baseline,
 }
 

@@ -223,8 +223,10 @@ def _added(state: State, branch: State, border: Border) -> State:
         branch.inner(whole).add_(state.inner(other))
     means = [each.mean for each in (state, branch) if each.mean is not None]
     if len(means) == 2:
-        for near, far in (means, reversed(means)):
-            branch.inner(branch.covariance).add_(near[:, :, None, None] * far)
+        first, second = (mean[:, :, None, None] for mean in means)
+        covariance = branch.inner(branch.covariance)
+        for row in range(len(covariance)):  # both products before the sum: symmetric to the last bit
+            covariance[row] += first[row] * means[1] + second[row] * means[0]
     for whole in (branch.covariance, branch.tangent):
         _continue(whole, border)
     return replace(branch, mean=sum(means) if means else None)

@@ -303,7 +303,7 @@ def memory_needed(spec: Serial, height: int, width: int, dtype: torch.dtype = to
     """
     check_network(spec)
     spec.output_size(height, width)
-    entries, _ = peak_entries(groups(spec, iter(terms(spec, 1))), height, width)
+    entries = peak_entries(groups(spec, iter(terms(spec, 1))), height, width, Border(0, "zeros"))
     return 2 * entries * dtype.itemsize
 
 
@@ -334,7 +334,6 @@ def infinite_width_columns(
         TypeError: the image is not a floating-point tensor.
     """
     _check_kernel_image(x)
-    check_gaussian(spec)
     aligned = AlignedColumns(spec, x, parametrisation, channels, initialisation)
     count = x.shape[1] * x.shape[2]
     if pixels.ndim != 1 or not len(pixels) or pixels.min() < 0 or pixels.max() >= count:

@@ -211,7 +211,8 @@ class Skip:
     """An additive skip connection, :eq:`eq-layers-skip`: the input is added to what the layers make of it.
 
     Args:
-        layers: the branch, with at least one convolution, which makes its output independent of its input.
+        layers: the branch, with at least one convolution, which makes its output independent of its input. A
+            convolution beside a further skip connection within the branch does not, for that passes the input on.
 
     Raises:
         ValueError: there is no convolution among the layers.
@@ -221,8 +222,11 @@ class Skip:
 
     def __init__(self, *layers: Layer | Serial) -> None:
         branch = Serial(*layers)
-        if not any(True for _ in branch.convolutions()):
-            raise ValueError("The branch beside a skip connection needs at least one convolution.")
+        if not any(isinstance(layer, Conv) for layer in branch):
+            raise ValueError(
+                "The branch beside a skip connection needs at least one convolution, not counting those beside "
+                "further skip connections."
+            )
         object.__setattr__(self, "branch", branch)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:

@@ -21,6 +21,10 @@ class Border(NamedTuple):
     reach: int
     padding: str
 
+    def entries(self, height: int, width: int) -> int:
+        """Entries of a matrix on an image of this size with its border."""
+        return ((height + 2 * self.reach) * (width + 2 * self.reach)) ** 2
+
 
 @dataclass(frozen=True)
 class Group:
@@ -45,7 +49,7 @@ class Group:
             return replace(self, ups=(*self.ups, layer)) if begins else None
         if isinstance(layer, Downsample):
             return replace(self, downs=(*self.downs, layer))
-        if isinstance(layer, Conv) and (layer.size > 1 or layer.stride > 1):
+        if isinstance(layer, Conv) and (begins or layer.size > 1 or layer.stride > 1):
             return replace(self, conv=(layer, term)) if begins else None
         return None if self.downs else replace(self, pointwise=(*self.pointwise, (layer, term)))
 
@@ -102,28 +106,27 @@ def groups(layers: Serial, terms: Iterator[Term]) -> tuple[Group | Branch, ...]:
     return tuple(found)
 
 
-def peak_entries(
-    parts: Sequence[Group | Branch], height: int, width: int, stored: int = 0
-) -> tuple[int, tuple[int, int]]:
-    """How many entries of each of the two matrices are held at once, and the size of the output.
+def peak_entries(parts: Sequence[Group | Branch], height: int, width: int, after: Border, held: int = 0) -> int:
+    """How many entries of each of the two matrices are held at once.
 
     Args:
         parts: of the network.
         height: of their input.
         width: of their input.
-        stored: entries of the input that are held; 0 for the image itself.
+        after: the border that is read next.
+        held: entries that are held all the time: the input of a branch, until the sum.
     """
-    peak = stored
-    for part in parts:
+    peak, stored = held, 0
+    borders = [*(part.border for part in parts[1:]), after]
+    for part, border in zip(parts, borders, strict=True):
         if isinstance(part, Branch):
-            inside, _ = peak_entries(part.groups, height, width, stored)
-            peak = max(peak, inside + stored)
+            peak = max(peak, peak_entries(part.groups, height, width, border, held + stored))
+            stored = border.entries(height, width)  # the branch's own, with the sum in it
         else:
-            border = part.border
             height, width = part.output_size(height, width)
-            after = ((height + 2 * border.reach) * (width + 2 * border.reach)) ** 2
-            peak, stored = max(peak, stored + after), after
-    return peak, (height, width)
+            written = border.entries(height, width)
+            peak, stored = max(peak, held + stored + written), written
+    return peak
 
 
 def check_gaussian(layers: Serial, gaussian: bool = False) -> bool:

@@ -1,6 +1,6 @@
-"""The kernels of wide networks written out with loops over pairs of pixels, for tests on tiny images.
+"""The kernels of wide networks written out with loops over pairs of pixels, and of finite ones by whole Jacobians.
 
-Nothing here is shared with the package but the layers: a covariance is a nested dictionary from pairs of pixels to
+For tests on tiny images. Nothing here is shared with the package but the layers: a covariance is a nested dictionary from pairs of pixels to
 numbers, and every map is the sum or the integral that defines it.
 """
 
@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
 from torch.nn import functional
 
 from ntkbook.layers import Conv, Relu, Serial, Skip, Upsample
@@ -106,7 +108,11 @@ def added(first: Literal, second: Literal) -> Literal:
 
 
 def literal_network(
-    spec: Serial, image: np.ndarray, parametrisation: str = "ntk", channels: float = math.inf
+    spec: Serial,
+    image: np.ndarray,
+    parametrisation: str = "ntk",
+    channels: float = math.inf,
+    initialisation: str = "he",
 ) -> Literal:
     """The kernels of a network on an image (channels, height, width)."""
     count = [0]
@@ -123,6 +129,8 @@ def literal_network(
                 scale, own, own_bias = layer.variance, 1.0, (layer.bias or 0.0) ** 2
                 if parametrisation == "paper" and first:
                     scale, own = 1.0, 0.0
+                elif first and initialisation == "printed":
+                    scale *= len(image)
                 if parametrisation == "standard":
                     own = layer.size**2 * (len(image) / channels if first else 1.0) / scale
                     own_bias = 0.0 if layer.bias is None else 1 / channels
@@ -137,3 +145,11 @@ def literal_network(
             start.K[p, q] = float(image[:, p[0], p[1]] @ image[:, q[0], q[1]]) / len(image)
             start.T[p, q] = 0.0
     return through(spec, start)
+
+
+def jacobian_kernel(network: nn.Module, image: Tensor) -> Tensor:
+    """The tangent kernel of a finite network with its whole Jacobian, outputs x weights."""
+    parameters = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+    jacobian = jacrev(lambda weights: functional_call(network, weights, (image[None],))[0].flatten())(parameters)
+    rows = torch.cat([each.flatten(1) for each in jacobian.values()], dim=1)
+    return rows @ rows.T

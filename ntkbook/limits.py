@@ -1,0 +1,87 @@
+"""Gradient descent on a crop, and what two tangent kernels predict of it: the network's own and the infinite one's.
+
+Three runs belong together: ``descent`` trains a finite network; ``lazy`` iterates its tangent kernel at
+initialisation as a filter; ``whole`` iterates the kernel of the limit. All have z = 0 at the start and a largest
+eigenvalue of 1, so that iterations compare.
+"""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ntkbook.configuration import Configuration
+from ntkbook.images import centre, psnr, to_image, to_matrix, uncentre
+from ntkbook.kernels import infinite_width
+from ntkbook.lanczos import KrylovFilter, lanczos
+from ntkbook.layers import AUTOENCODER, UNET, VANILLA, Serial, unet
+from ntkbook.networks import build
+from ntkbook.problems import Outcome, Problem
+from ntkbook.stopping import iteration_grid
+from ntkbook.tangent import EmpiricalKernel
+from ntkbook.training import gradient_descent
+
+ARCHITECTURES: Mapping[str, Serial] = {
+    "vanilla": VANILLA,
+    "autoencoder": AUTOENCODER,
+    "unet": UNET,
+    "unet-features": unet(features=True),
+}
+PER_DECADE = 8
+
+
+def _times(configuration: Configuration) -> tuple[int, ...]:
+    return iteration_grid(configuration.settings["largest_iteration"], PER_DECADE)
+
+
+def _filtered(configuration: Configuration, given: Problem, krylov: KrylovFilter, shape: tuple[int, ...]) -> Outcome:
+    # The PSNR of twicing, and by how much a quarter of the Lanczos steps still changes its best.
+    fewer = krylov.truncated(configuration.settings["lanczos_steps"] * 3 // 4)
+
+    def quality(found: KrylovFilter, t: int) -> float:
+        estimate = found.apply(t)
+        image = to_image(estimate, *shape[1:]) if estimate.shape[1] > 1 else estimate.view(shape)
+        return psnr(uncentre(image), given.clean)
+
+    curve = {t: quality(krylov, t) for t in _times(configuration)}
+    best = max(curve, key=curve.get)
+    numbers = {"change_from_last_quarter_of_steps_db": abs(curve[best] - quality(fewer, best))}
+    return Outcome(curve, numbers | {"largest_eigenvalue": krylov.largest})
+
+
+def run_whole(configuration: Configuration, given: Problem) -> Outcome:
+    """Twicing with the whole kernel of the infinitely wide network."""
+    settings, noisy = configuration.settings, centre(given.noisy)
+    kernel = infinite_width(
+        ARCHITECTURES[configuration.architecture],
+        noisy,
+        settings["parametrisation"],
+        settings.get("channels", float("inf")),
+    ).ntk
+    krylov = lanczos(lambda vectors: kernel @ vectors, to_matrix(noisy), settings["lanczos_steps"])
+    return _filtered(configuration, given, krylov, noisy.shape)
+
+
+def run_lazy(configuration: Configuration, given: Problem) -> Outcome:
+    """Twicing with the tangent kernel of the finite network at initialisation: what gradient descent does if lazy."""
+    noisy = centre(given.noisy)
+    kernel = EmpiricalKernel(_network(configuration).to(noisy), noisy)
+    krylov = lanczos(lambda v: kernel @ v, noisy.reshape(-1, 1), configuration.settings["lanczos_steps"])
+    return _filtered(configuration, given, krylov, noisy.shape)
+
+
+def run_descent(configuration: Configuration, given: Problem) -> Outcome:
+    """Gradient descent with the step 1 / largest eigenvalue of the tangent kernel at initialisation."""
+    noisy = centre(given.noisy)
+    network = _network(configuration).to(noisy)
+    largest = EmpiricalKernel(network, noisy).largest_eigenvalue()
+    curve = {
+        t: psnr(uncentre(output), given.clean)
+        for t, output in gradient_descent(network, noisy, noisy, 1 / largest, _times(configuration))
+    }
+    after = EmpiricalKernel(network, noisy).largest_eigenvalue()
+    return Outcome(curve, {"largest_eigenvalue": largest, "largest_eigenvalue_after": after})
+
+
+def _network(configuration: Configuration) -> nn.Module:
+    settings = configuration.settings
+    return build(ARCHITECTURES[configuration.architecture], settings["channels"], seed=settings["weights_seed"])

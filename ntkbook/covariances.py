@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ntkbook.layers import Downsample, Serial, Upsample
+from ntkbook.layers import INITIALISATIONS, Downsample, Serial, Upsample
 
 PARAMETRISATIONS = ("ntk", "standard", "paper")
-INITIALISATIONS = ("he", "printed")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,19 @@
 """Depth at a fixed receptive field, the paper's Figure 6: one receptive field of 13x13 pixels, split among layers."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ntkbook.aligned_columns import AlignedColumns
+from ntkbook.configuration import Configuration
 from ntkbook.covariances import relu_moments
 from ntkbook.filters import SpectralFilter
+from ntkbook.images import SET9, centre, to_matrix
 from ntkbook.layers import Serial, vanilla
-from ntkbook.nystrom import orthonormal_eigenpairs
+from ntkbook.nystrom import orthonormal_eigenpairs, uniform_columns
+from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem
+from ntkbook.stopping import iteration_grid, psnr_curve
 
 SPLITS = ((13,), (7, 7), (5, 5, 5), (3, 3, 3, 3, 3, 3))
 NAMES = {(13,): "13", (7, 7): "7 + 7", (5, 5, 5): "5 + 5 + 5", (3, 3, 3, 3, 3, 3): "6 x 3"}
@@ -70,3 +76,34 @@ def filters(
     """Nystrom's filters of the tangent kernels of both :func:`networks`, the largest eigenvalue 1."""
     tall = columns(image, sizes, padding, parametrisation, pixels)
     return {name: SpectralFilter(*orthonormal_eigenpairs(each, each[pixels])).scaled() for name, each in tall.items()}
+
+
+def planned(image: str, sizes: tuple[int, ...], **settings: object) -> Configuration:
+    """One run of the closed-form filters of one list of kernel sizes."""
+    chosen = {"sizes": sizes, "columns": 300, "selection": "uniform", "column_seed": 0, "padding": "circular"}
+    chosen |= {"parametrisation": "paper", "largest_iteration": LARGEST_ITERATION}
+    return Configuration("depth", image, 0, 25, "vanilla", "image", "float32", chosen | settings)
+
+
+def _plan() -> Iterator[Configuration]:
+    yield from (planned(image, sizes) for image in SET9 for sizes in SPLITS)
+    for settings in ({"parametrisation": "ntk"}, {"padding": "zeros"}):
+        yield from (planned("house", sizes, **settings) for sizes in SPLITS)
+
+
+def run(configuration: Configuration, given: Problem) -> Outcome:
+    """Best PSNR of the filters of both networks: the curve is the deeper one's, the numbers are the other's."""
+    settings = configuration.settings
+    noisy = centre(given.noisy)
+    pixels = uniform_columns(noisy.shape[1] * noisy.shape[2], settings["columns"], settings["column_seed"])
+    found = filters(noisy, settings["sizes"], settings["padding"], settings["parametrisation"], pixels)
+    times = iteration_grid(settings["largest_iteration"], PER_DECADE)
+    curves = {name: psnr_curve(each, to_matrix(noisy), given.clean, times) for name, each in found.items()}
+    numbers = {}
+    if "linear" in curves:
+        best = max(curves["linear"], key=curves["linear"].get)
+        numbers = {"linear_output_psnr": curves["linear"][best], "linear_output_iteration": best}
+    return Outcome(curves["relu"], numbers)
+
+
+PLAN = tuple(_plan())

@@ -12,25 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntkbook import depth, limits
 from ntkbook.baselines import BASELINES
 from ntkbook.configuration import Configuration
-from ntkbook.depth import SPLITS
-from ntkbook.depth import filters as depth_filters
 from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_image, to_matrix, uncentre
 from ntkbook.kernels import PatchKernel
 from ntkbook.lanczos import lanczos
 from ntkbook.landmarks import Landmarks
-from ntkbook.limits import ARCHITECTURES, run_descent, run_lazy, run_whole
-from ntkbook.nystrom import nystrom_filter, select_columns, uniform_columns
-from ntkbook.problems import Outcome, Problem
+from ntkbook.nystrom import nystrom_filter, select_columns
+from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem
 from ntkbook.records import Levels, Record, provenance
 from ntkbook.restoration import RECIPES, Recipe, restore
 from ntkbook.results import Store
 from ntkbook.stopping import PROBE, iteration_grid, monte_carlo_sure, psnr_curve
 
 RUN_MEMORY = 6 * 2**30  # bytes of columns a run may keep; more are computed again
-LARGEST_ITERATION = 100_000
-PER_DECADE = 16
 # The whole image at once, and SURE chooses among pixels and cluster centres: landmarks and nothing else.
 WHOLE = Recipe(
     (Landmarks("uniform", 1000), Landmarks("centres", 600), Landmarks("centres", 300)), window=None, overlap=0
@@ -105,45 +101,6 @@ def _exact() -> Iterator[Configuration]:
     yield Configuration("exact", "house", 0, 25, "vanilla", "image", "float32", settings)
 
 
-def depth(image: str, sizes: tuple[int, ...], **settings: object) -> Configuration:
-    """The configuration of one run of Figure 6's closed-form filters; ``sizes`` of the kernels, 13x13 in all."""
-    chosen = {"sizes": sizes, "columns": 300, "selection": "uniform", "column_seed": 0, "padding": "circular"}
-    chosen |= {"parametrisation": "paper", "largest_iteration": LARGEST_ITERATION}
-    return Configuration("depth", image, 0, 25, "vanilla", "image", "float32", chosen | settings)
-
-
-def _figure6() -> Iterator[Configuration]:
-    yield from (depth(image, sizes) for image in SET9 for sizes in SPLITS)
-    for settings in ({"parametrisation": "ntk"}, {"padding": "zeros"}):
-        yield from (depth("house", sizes, **settings) for sizes in SPLITS)
-
-
-def crop(method: str, image: str, architecture: str, side: int, **settings: object) -> Configuration:
-    """The configuration of one run on the central crop of an image; see :mod:`ntkbook.limits`."""
-    chosen: dict[str, object] = {"crop": side, "largest_iteration": LARGEST_ITERATION}
-    if method == "whole":
-        chosen |= {"parametrisation": "standard", "lanczos_steps": 500}
-    else:
-        chosen["weights_seed"] = 0
-    return Configuration(method, image, 0, 25, architecture, "image", "float32", chosen | settings)
-
-
-def _crops() -> Iterator[Configuration]:
-    for image in ("house", "f16", "baboon"):
-        yield from (crop("whole", image, architecture, 64) for architecture in ARCHITECTURES)
-    for channels in (32, 64, 128, 256):
-        for seed in range(3):
-            settings = {"channels": channels, "weights_seed": seed, "lanczos_steps": 150, "largest_iteration": 3000}
-            yield crop("lazy", "house", "unet", 64, **settings)
-    for architecture, channels in (("vanilla", 512), ("unet", 64), ("autoencoder", 64)):
-        settings = {"channels": channels, "lanczos_steps": 150, "largest_iteration": 3000}
-        if architecture != "unet":  # the U-Net's is above
-            yield crop("lazy", "house", architecture, 64, **settings)
-        del settings["lanczos_steps"]
-        yield crop("descent", "house", architecture, 64, **settings)
-    yield from (crop("whole", "house", architecture, 128) for architecture in ARCHITECTURES)
-
-
 TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "table1": tuple(_table1()),
     "table4": tuple(_table4()),
@@ -153,8 +110,8 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "exact": tuple(_exact()),
     "recipes": tuple(_recipes()),
     "held_out": tuple(_held_out()),
-    "figure6": tuple(_figure6()),
-    "crops": tuple(_crops()),
+    "figure6": depth.PLAN,
+    "crops": limits.PLAN,
 }
 
 
@@ -204,20 +161,6 @@ def _noise_input(like: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(like.shape))).to(like)
 
 
-def _run_depth(configuration: Configuration, given: Problem) -> Outcome:
-    settings = configuration.settings
-    noisy = centre(given.noisy)
-    pixels = uniform_columns(noisy.shape[1] * noisy.shape[2], settings["columns"], settings["column_seed"])
-    found = depth_filters(noisy, settings["sizes"], settings["padding"], settings["parametrisation"], pixels)
-    times = iteration_grid(settings["largest_iteration"], PER_DECADE)
-    curves = {name: psnr_curve(each, to_matrix(noisy), given.clean, times) for name, each in found.items()}
-    numbers = {}
-    if "linear" in curves:
-        best = max(curves["linear"], key=curves["linear"].get)
-        numbers = {"linear_output_psnr": curves["linear"][best], "linear_output_iteration": best}
-    return Outcome(curves["relu"], numbers)
-
-
 def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
     settings = configuration.settings
     noisy = centre(given.noisy)
@@ -258,10 +201,10 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "nystrom": _run_nystrom,
     "exact": _run_exact,
     "recipe": _run_recipe,
-    "depth": _run_depth,
-    "whole": run_whole,
-    "lazy": run_lazy,
-    "descent": run_descent,
+    "depth": depth.run,
+    "whole": limits.run_whole,
+    "lazy": limits.run_lazy,
+    "descent": limits.run_descent,
     "baseline": _run_baseline,
 }
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ntkbook.images import PADDINGS
 
 MODES = ("bilinear", "nearest")
+INITIALISATIONS = ("he", "printed")  # of the first layer: by its fan-in, or by its r^2 alone
 
 
 def _whole(value: object) -> bool:

@@ -5,7 +5,7 @@ initialisation as a filter; ``whole`` iterates the kernel of the limit. All have
 eigenvalue of 1, so that iterations compare.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from ntkbook.kernels import infinite_width
 from ntkbook.lanczos import KrylovFilter, lanczos
 from ntkbook.layers import AUTOENCODER, UNET, VANILLA, Serial, unet
 from ntkbook.networks import build
-from ntkbook.problems import Outcome, Problem
+from ntkbook.problems import LARGEST_ITERATION, Outcome, Problem
 from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
 from ntkbook.training import gradient_descent
@@ -85,3 +85,32 @@ def run_descent(configuration: Configuration, given: Problem) -> Outcome:
 def _network(configuration: Configuration) -> nn.Module:
     settings = configuration.settings
     return build(ARCHITECTURES[configuration.architecture], settings["channels"], seed=settings["weights_seed"])
+
+
+def crop(method: str, image: str, architecture: str, side: int, **settings: object) -> Configuration:
+    """The configuration of one run on the central crop of an image; ``method`` is one of the three."""
+    chosen: dict[str, object] = {"crop": side, "largest_iteration": LARGEST_ITERATION}
+    if method == "whole":
+        chosen |= {"parametrisation": "standard", "lanczos_steps": 500}
+    else:
+        chosen["weights_seed"] = 0
+    return Configuration(method, image, 0, 25, architecture, "image", "float32", chosen | settings)
+
+
+def _plan() -> Iterator[Configuration]:
+    for image in ("house", "f16", "baboon"):
+        yield from (crop("whole", image, architecture, 64) for architecture in ARCHITECTURES)
+    for channels in (32, 64, 128, 256):
+        for seed in range(3):
+            settings = {"channels": channels, "weights_seed": seed, "lanczos_steps": 150, "largest_iteration": 3000}
+            yield crop("lazy", "house", "unet", 64, **settings)
+    for architecture, channels in (("vanilla", 512), ("unet", 64), ("autoencoder", 64)):
+        settings = {"channels": channels, "lanczos_steps": 150, "largest_iteration": 3000}
+        if architecture != "unet":  # the U-Net's is above
+            yield crop("lazy", "house", architecture, 64, **settings)
+        del settings["lanczos_steps"]
+        yield crop("descent", "house", architecture, 64, **settings)
+    yield from (crop("whole", "house", architecture, 128) for architecture in ARCHITECTURES)
+
+
+PLAN = tuple(_plan())

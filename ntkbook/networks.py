@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ntkbook.layers import Conv, Downsample, Layer, Relu, Serial, Skip, Upsample, check_network
+from ntkbook.layers import INITIALISATIONS, Conv, Downsample, Layer, Relu, Serial, Skip, Upsample, check_network
 
 TORCH_PADDING = {"reflect": "reflect", "circular": "circular", "zeros": "constant"}
 PARAMETRISATIONS = ("standard", "ntk")
-INITIALISATIONS = ("he", "printed")
 
 
 def shapes(spec: Serial, channels: int, inputs: int = 3, outputs: int = 3) -> list[tuple[int, int, int, int]]:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ntkbook.records import Levels
 
+LARGEST_ITERATION = 100_000
+PER_DECADE = 16  # iterations at which the PSNR is measured
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -71,7 +71,8 @@ def activated(before: Literal, slope: float) -> Literal:
             if size == 0:
                 after.K[p, q] = after.T[p, q] = 0.0
                 continue
-            cosine = 1.0 if p == q else max(-1.0, min(1.0, before.K[p, q] / size))
+            # Rounded, for an arc cosine near 1 has half of the digits: parallel patches are parallel.
+            cosine = max(-1.0, min(1.0, round(before.K[p, q] / size, 14)))
             angle = math.acos(cosine)
             both = size / (2 * math.pi) * (math.sin(angle) + (math.pi - angle) * cosine)
             after.K[p, q] = slope * before.K[p, q] + (1 - slope) ** 2 * both

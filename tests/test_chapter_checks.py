@@ -68,6 +68,21 @@ MUTATIONS = [
     Mutation("The blend of windows", "windows.Blend.result", chapter="landmarks"),
     Mutation("SURE of a window", "stopping.stein_estimates", part=0, chapter="landmarks"),
     Mutation("The divergence of a window", "stopping.stein_estimates", part=1, chapter="landmarks"),
+    Mutation("The network as built", "networks.Convolution.forward", chapter="two-readings"),
+    Mutation("The network as built", "networks.Resample.forward", chapter="two-readings"),
+    Mutation("The network as built", "networks.SkipConnection.forward", chapter="two-readings"),
+    Mutation("The convolution map", "covariances.window_sums", chapter="two-readings"),
+    Mutation("The maps of a relu", "covariances.relu_moments", part=0, chapter="two-readings"),
+    Mutation("The maps of a relu", "covariances.relu_moments", part=1, chapter="two-readings"),
+    Mutation("Resampling from both sides", "covariances.resampling_matrix", chapter="two-readings"),
+    Mutation("The skip connection", "covariances.mean_feature", chapter="two-readings"),
+    Mutation("The whole network", "covariances.second_moment", chapter="two-readings"),
+    Mutation("The whole network", "gram_matrices.ImageSource.sums", part=0, chapter="two-readings"),
+    Mutation("The whole network", "gram_matrices.StateSource.sums", part=0, chapter="two-readings"),
+    Mutation("The whole network", "gram_matrices.StateSource.sums", part=1, chapter="two-readings"),
+    Mutation("The standard parametrisation", "covariances.window_sums", chapter="two-readings"),
+    Mutation("The kernel by columns", "aligned_columns.AlignedColumns.entries", part=0, chapter="two-readings"),
+    Mutation("The kernel by columns", "aligned_columns.AlignedColumns.entries", part=1, chapter="two-readings"),
 ]
 
 

@@ -17,7 +17,7 @@ from ntkbook.images import PADDINGS
 from ntkbook.kernels import Kernels, PatchKernel, infinite_width, relu_affinity
 from ntkbook.layers import MODES, Conv, Downsample, LeakyRelu, Relu, Serial, Skip, Upsample, autoencoder, unet, vanilla
 
-REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=25)
+REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=15)
 ONE, RELU = Conv(1), Relu()
 
 
@@ -35,7 +35,7 @@ def architectures(padding: str) -> dict[str, Serial]:
         "biases": Serial(Conv(3, padding, bias=0.3), LeakyRelu(), Conv(3, padding, bias=0.0), RELU, Conv(1, bias=1)),
         "variances": Serial(Conv(3, padding, variance=0.7), RELU, Conv(3, padding, variance=1.3)),
         "down and up": Serial(conv, RELU, Downsample(), ONE, RELU, twice, conv, RELU, ONE),
-        "Gaussians resampled": Serial(conv, half, RELU, ONE, Upsample(), Upsample(), LeakyRelu(), conv),
+        "Gaussians resampled": Serial(conv, half, RELU, ONE, half, Upsample(), Upsample(), LeakyRelu(), conv),
         "by 4": Serial(conv, RELU, Downsample(), Downsample(), Upsample(4), Conv(3, padding, 2)),
         "skip of Gaussians": Serial(conv, Skip(RELU, conv), RELU, ONE),
         "skip of features": Serial(conv, RELU, Skip(conv, LeakyRelu(0.1)), conv),
@@ -54,10 +54,11 @@ def agree(found: Kernels, expected, rtol: float = 1e-10) -> None:
 @pytest.mark.parametrize("name", architectures("zeros"))
 def test_kernels_by_loops(name, padding):
     spec, image = architectures(padding)[name], random_image(2, 4, 4)
-    biased = any(conv.bias is not None for conv in spec.convolutions())
-    for parametrisation in PARAMETRISATIONS[: 2 if biased else 3]:
-        found = infinite_width(spec, image, parametrisation, channels=5)
-        agree(found, literal_network(spec, image.numpy(), parametrisation, 5))
+    parametrisation = {"reflect": "ntk", "zeros": "standard", "circular": "paper"}[padding]
+    if parametrisation == "paper" and any(conv.bias is not None for conv in spec.convolutions()):
+        parametrisation = "standard"  # the paper has no biases
+    found = infinite_width(spec, image, parametrisation, channels=5)
+    agree(found, literal_network(spec, image.numpy(), parametrisation, 5))
 
 
 @pytest.mark.parametrize("spec", [autoencoder(3, "zeros"), unet(3, "circular")], ids=["autoencoder", "unet"])
@@ -91,13 +92,13 @@ def specifications(draw) -> Serial:
             "across": [conv, relu, Skip(down, ONE, relu, up)],
         }[kind]
 
-    return Serial(*block(1), *block(0), draw(convs))
+    return Serial(*block(1), draw(convs))
 
 
 @REPRODUCIBLE
 @given(
     specifications(),
-    st.sampled_from([(1, 4, 6), (3, 6, 4), (2, 4, 4)]),
+    st.sampled_from([(1, 4, 6), (3, 4, 4), (2, 6, 4)]),
     st.sampled_from(["ntk", "standard"]),
     st.sampled_from(INITIALISATIONS),
     st.sampled_from([1, 100, 700, 2**18]),
@@ -129,23 +130,20 @@ def test_kernels_are_symmetric_to_the_last_bit_and_positive_semidefinite(spec, m
 
 
 def every_kernel(image: Tensor) -> list[Tensor]:
-    """Of all the architectures."""
-    found = [infinite_width(spec, image, "standard") for spec in architectures("reflect").values()]
+    """Of architectures with all kinds of groups of layers."""
+    chosen = ("deeper", "1x1 alone", "stride", "biases", "Gaussians resampled", "by 4", "skip in skip")
+    found = [infinite_width(architectures("reflect")[name], image) for name in chosen]
     return [whole for kernels in found for whole in (kernels.nngp, kernels.ntk)]
 
 
-@pytest.mark.parametrize("entries", [1, 64 * 8, 2**18])
-def test_threads_do_not_change_a_bit(monkeypatch, threads, entries):
-    monkeypatch.setattr(gram_matrices, "TILE_ENTRIES", entries)
-    image = random_image(2, 8, 8)
-    found = {}
-    for count in (1, 2, 3):
+def test_threads_do_not_change_a_bit(monkeypatch, threads):
+    monkeypatch.setattr(gram_matrices, "TILE_ENTRIES", 24**2)
+    image, found = random_image(2, 8, 8), []
+    for count in (1, 2):
         torch.set_num_threads(count)
-        found[count] = every_kernel(image)
+        found.append(every_kernel(image))
         assert torch.get_num_threads() == count
-    for one, two, three in zip(*found.values(), strict=True):
-        assert torch.equal(one, two)
-        assert torch.equal(one, three)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 def test_threads_are_as_before_after_an_error(monkeypatch, threads):
@@ -169,9 +167,9 @@ def threads():
 
 
 def test_tiles_of_any_size_give_the_same(monkeypatch):
-    image = random_image(2, 8, 12)
+    image = random_image(2, 4, 8)
     whole = every_kernel(image)
-    for entries in (1, 700, 12 * 12 * 9, 10**4):
+    for entries in (1, 16**2, 24**2):
         monkeypatch.setattr(gram_matrices, "TILE_ENTRIES", entries)
         for found, expected in zip(every_kernel(image), whole, strict=True):
             checks.identity("tiles", found, expected, rtol=1e-12)
@@ -200,9 +198,9 @@ def test_one_hidden_layer_is_the_patch_kernel(padding, channels):
 
 
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
-@pytest.mark.parametrize("factor", [1e-3, 0.5, 40.0])
+@pytest.mark.parametrize("factor", [1e-3, 40.0])
 def test_without_biases_kernels_are_homogeneous_of_degree_two(parametrisation, factor):
-    image = random_image(2, 6, 8)
+    image = random_image(2, 4, 6)
     for spec in (vanilla(3, 3), unet_like()):
         found, scaled = (infinite_width(spec, each, parametrisation) for each in (image, image * factor))
         checks.identity("11", scaled.nngp, factor**2 * found.nngp)

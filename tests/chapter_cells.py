@@ -1,5 +1,6 @@
 """The cells of a chapter that are tagged `setup` and `check`, run without the rest of it."""
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -91,13 +92,16 @@ def package_modules() -> list[Any]:
 
 
 def off_by_one_per_cent(function: Callable, part: int | None) -> Callable:
-    """The function with its result, or one part of a tuple, times 1.01."""
+    """The function with its result, or one part of a tuple or a dataclass, times 1.01."""
 
     @functools.wraps(function)
     def mutant(*arguments, **named):
         result = function(*arguments, **named)
         if part is None:
             return result * ONE_PER_CENT_OFF
+        if dataclasses.is_dataclass(result):
+            name = dataclasses.fields(result)[part].name
+            return dataclasses.replace(result, **{name: getattr(result, name) * ONE_PER_CENT_OFF})
         return tuple(item * ONE_PER_CENT_OFF if i == part else item for i, item in enumerate(result))
 
     return mutant
@@ -112,7 +116,7 @@ def mutate(patch: pytest.MonkeyPatch, function: str, part: int | None = None) ->
     Args:
         patch: undoes it all.
         function: path within the package, such as ``kernels.relu_affinity`` or ``filters.SpectralFilter.apply``.
-        part: which part of the result is off, where the result is a tuple.
+        part: which part of the result is off, where the result is a tuple or a dataclass.
     """
     modules = package_modules()
     module, *owners, name = function.split(".")

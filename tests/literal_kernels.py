@@ -1,7 +1,7 @@
 """The kernels of wide networks written out with loops over pairs of pixels, and of finite ones by whole Jacobians.
 
-For tests on tiny images. Nothing here is shared with the package but the layers: a covariance is a nested dictionary from pairs of pixels to
-numbers, and every map is the sum or the integral that defines it.
+For tests on tiny images. Nothing here is shared with the package but the layers: a covariance is a nested dictionary
+from pairs of pixels to numbers, and every map is the sum or the integral that defines it.
 """
 
 import math

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_images import smooth_image
 
-from ntkbook import experiments
+from ntkbook import depth, experiments
 from ntkbook.baselines import nlm_fast
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import METHODS, TABLES, coverage, nystrom, problem, recipe, run, run_missing
@@ -46,6 +46,11 @@ def exact(steps: int, precision: str = "float64") -> Configuration:
     return Configuration("exact", "house", 0, 25, "vanilla", "image", precision, settings)
 
 
+def split(*sizes: int) -> Configuration:
+    """A run of Figure 6 with a smaller receptive field."""
+    return depth.planned("house", sizes, columns=40, largest_iteration=100)
+
+
 def test_sizes_of_the_plans():
     sizes = {name: len(plan) for name, plan in TABLES.items()}
     assert sizes == {
@@ -57,6 +62,8 @@ def test_sizes_of_the_plans():
         "exact": 1,
         "recipes": 9 * (3 + 4),  # images; three seeds of one recipe, one of four others
         "held_out": 4 * (1 + 2 + 3),  # the paper's filter, two recipes, the baselines
+        "figure6": 9 * 4 + 3 * 4,  # images and splits; three further settings of one image
+        "crops": 3 * 4 + 4 * 3 + 2 + 3 + 4,  # limits; the U-Net's widths and seeds; other networks, descents, 128x128
     }
 
 
@@ -151,9 +158,11 @@ def test_the_problem_is_the_image_with_its_noise():
             recipe("house", 0, TINY),
             {"expected_psnr", "median_iterations", *(f"windows_{index}" for index in range(-1, 4))},
         ),
+        (split(5), set()),
+        (split(3, 3), {"linear_output_psnr", "linear_output_iteration"}),
         (Configuration("baseline", "house", 0, 25, None, None, "float64", {"denoiser": "nlm_fast"}), set()),
     ],
-    ids=["nystrom", "share of residual columns", "noise input", "SURE", "exact", "recipe", "baseline"],
+    ids="nystrom, residual columns, noise input, SURE, exact, recipe, one layer, two layers, baseline".split(", "),
 )
 def test_a_run_makes_a_record_that_comes_back_from_the_store(store, configuration, numbers):
     record = run(configuration, CPU)
@@ -222,7 +231,7 @@ def test_a_baseline_is_its_denoiser():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="Unknown method 'magic'; accepted are nystrom, exact, recipe, baseline"):
+    with pytest.raises(ValueError, match=f"Unknown method 'magic'; accepted are {', '.join(METHODS)}"):
         run(Configuration("magic", "house", 0, 25, None, None, "float32"), CPU)
 
 

@@ -162,7 +162,7 @@ def test_the_problem_is_the_image_with_its_noise():
         (split(3, 3), {"linear_output_psnr", "linear_output_iteration"}),
         (Configuration("baseline", "house", 0, 25, None, None, "float64", {"denoiser": "nlm_fast"}), set()),
     ],
-    ids="nystrom, residual columns, noise input, SURE, exact, recipe, one layer, two layers, baseline".split(", "),
+    ids=["nystrom", "residual", "noise input", "SURE", "exact", "recipe", "one layer", "two layers", "baseline"],
 )
 def test_a_run_makes_a_record_that_comes_back_from_the_store(store, configuration, numbers):
     record = run(configuration, CPU)

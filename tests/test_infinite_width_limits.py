@@ -93,6 +93,14 @@ def test_rows_of_zero_patches_give_exact_zeros_and_no_nan(parametrisation):
             assert whole.isfinite().all()
 
 
+def test_a_black_image_stays_black_when_biases_are_trained_from_zero():
+    """The derivative of a relu at 0 is 0, in the kernel as in PyTorch, so nothing of the biases passes."""
+    spec, black = Serial(Conv(3, bias=0.0), Relu(), Conv(3)), torch.zeros(1, 4, 4, dtype=torch.float64)
+    assert infinite_width(Serial(Conv(3, bias=0.0)), black, "standard", 4).ntk.all()
+    assert not infinite_width(spec, black, "standard", 4).ntk.any()
+    assert not jacobian_kernel(build(spec, 4, 1, 1, dtype=torch.float64), black).any()
+
+
 @pytest.mark.parametrize(
     "image",
     [posterised_image(1, 4, 6), torch.full((2, 4, 4), 0.25, dtype=torch.float64), random_image(1, 4, 4) * 1e-6],

@@ -30,12 +30,13 @@ class Windows:
         patches: those of the first convolution all over the receptive field, shape (side**2, entries, n).
         inside: 1 where the place lies in the image and 0 beyond it, shape (side, side, n); None where the image
             has no end.
-        variances: of the input of each non-linearity in order, each of shape (its side, its side, n).
+        deviations: standard deviations of the input of each non-linearity in order, each of shape (its side, its
+            side, n).
     """
 
     patches: Tensor
     inside: Tensor | None
-    variances: list[Tensor]
+    deviations: list[Tensor]
 
 
 class AlignedColumns:
@@ -49,7 +50,7 @@ class AlignedColumns:
         channels: likewise.
         initialisation: likewise.
 
-    The diagonal of the output's covariance is ``output_variances``, shape (pixels,).
+    The square roots of the output covariance's diagonal are ``output_deviations``, shape (pixels,).
 
     Raises:
         ValueError: the specification has other layers or paddings, a non-linearity follows another, or an argument is
@@ -80,17 +81,17 @@ class AlignedColumns:
 
     def _follow_variances(self, variances: Tensor) -> None:
         # The diagonal goes through the network by itself: windows of it are averaged as those of the covariance are.
-        self.variances, side = [], self.side
+        self.deviations, side = [], self.side
         for layer, term in self.layers:
             if term is None:
-                self.variances.append((self._padded(variances, side), side))
+                self.deviations.append((self._padded(variances.sqrt(), side), side))
                 variances = second_moment(variances, layer.slope)
             else:
                 side -= layer.size - 1
                 strip = padded_strip(variances, layer.size, layer.padding, 0, self.height)
                 sums = window_sums(window_sums(strip, (1,), layer.size), (2,), layer.size)
                 variances = sums * (term.scale / layer.size**2) + term.bias
-        self.output_variances = variances.flatten()
+        self.output_deviations = variances.sqrt().flatten()
 
     def windows(self, pixels: Tensor) -> Windows:
         """What the receptive fields of the named pixels (row-major indices) hold."""
@@ -102,8 +103,8 @@ class AlignedColumns:
         if self.padding == "zeros" and side > 1:
             ones = torch.ones_like(self.image[:1, : self.height, : self.width])
             inside = self._gathered(self._padded(ones, side), side, pixels)
-        variances = [self._gathered(padded, side, pixels) for padded, side in self.variances]
-        return Windows(patches.contiguous(), inside, variances)
+        deviations = [self._gathered(padded, side, pixels) for padded, side in self.deviations]
+        return Windows(patches.contiguous(), inside, deviations)
 
     def _gathered(self, padded: Tensor, side: int, pixels: Tensor) -> Tensor:
         return windows_at(padded, side, self.width, pixels)[0].movedim(0, -1).contiguous()
@@ -114,10 +115,10 @@ class AlignedColumns:
         side = math.isqrt(len(near.patches))
         covariance = (far.patches.mT @ near.patches).view(side, side, *pairs)
         tangent = torch.zeros_like(covariance)
-        variances = zip(near.variances, far.variances, strict=True)
+        deviations = zip(near.deviations, far.deviations, strict=True)
         for index, (layer, term) in enumerate(self.layers):
             if term is None:
-                scale = torch.mul(*_paired(*next(variances))).sqrt_()
+                scale = torch.mul(*_paired(*next(deviations)))
                 covariance, share = relu_moments(covariance, scale, layer.slope)
                 tangent.mul_(share)
                 continue

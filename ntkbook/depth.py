@@ -58,11 +58,11 @@ def columns(
     aligned = AlignedColumns(found["linear"], image, parametrisation)
     deeper = AlignedColumns(found["relu"], image, parametrisation)
     term = deeper.layers[-1][1]
-    variances = aligned.output_variances
-    tall = {name: image.new_empty(len(variances), len(pixels)) for name in found}
+    deviations = aligned.output_deviations
+    tall = {name: image.new_empty(len(deviations), len(pixels)) for name in found}
     for where, covariances, tangents in aligned.blocks(pixels):
         tall["linear"][where] = tangents
-        scale = (variances[where, None] * variances[pixels]).sqrt_()
+        scale = deviations[where, None] * deviations[pixels]
         features, share = relu_moments(covariances, scale)
         tangents = share.mul_(tangents)
         term.apply(features, tangents, 1)

@@ -150,7 +150,7 @@ class StateSource:
 
 def passed(group: Group, source: ImageSource | StateSource, after: Border) -> State:
     """What a group of layers makes of its source, stored with the border that is read next."""
-    variances, mean, moments = source.variances, source.mean, []
+    variances, mean, deviations = source.variances, source.mean, []
     if group.conv:
         conv, term = group.conv
         strip = padded_strip(variances[None], conv.size, conv.padding, 0, len(variances))[0]
@@ -158,7 +158,7 @@ def passed(group: Group, source: ImageSource | StateSource, after: Border) -> St
         variances, mean = sums * (term.scale / conv.size**2) + term.bias, None
     for layer, term in group.pointwise:
         if term is None:
-            moments.append(variances)
+            deviations.append(variances.sqrt())
             variances, mean = second_moment(variances, layer.slope), mean_feature(variances, layer.slope)
         else:
             variances, mean = variances * term.scale + term.bias, None
@@ -179,11 +179,11 @@ def passed(group: Group, source: ImageSource | StateSource, after: Border) -> St
         tiles = source.sums(rows, others)
         if group.conv:
             group.conv[1].apply(*tiles, source.count)
-        relus = iter(moments)
+        relus = iter(deviations)
         for layer, term in group.pointwise:
             if term is None:
-                variance = next(relus)
-                scale = (variance[rows, :, None, None] * variance[others]).sqrt_()
+                deviation = next(relus)
+                scale = deviation[rows, :, None, None] * deviation[others]
                 features, share = relu_moments(tiles[0], scale, layer.slope)
                 tiles = features, tiles[1].mul_(share)
             else:

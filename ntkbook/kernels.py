@@ -272,7 +272,7 @@ def infinite_width(
         ValueError: the image is not finite, its size does not go through the network, it would take more memory than
             may be used (the message says how much), the network has a non-linearity of what is not Gaussian, or an
             argument is not one of the accepted.
-        TypeError: the image is not a floating-point tensor.
+        TypeError: the image is not a tensor, or in half precision.
     """
     _check_kernel_image(x)
     check_network(spec)
@@ -331,7 +331,7 @@ def infinite_width_columns(
 
     Raises:
         ValueError: as :func:`infinite_width`; also for other layers or paddings, and for a pixel outside the image.
-        TypeError: the image is not a floating-point tensor.
+        TypeError: the image is not a tensor, or in half precision.
     """
     _check_kernel_image(x)
     aligned = AlignedColumns(spec, x, parametrisation, channels, initialisation)

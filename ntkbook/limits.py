@@ -111,6 +111,11 @@ def _plan() -> Iterator[Configuration]:
         del settings["lanczos_steps"]
         yield crop("descent", "house", architecture, 64, **settings)
     yield from (crop("whole", "house", architecture, 128) for architecture in ARCHITECTURES)
+    yield crop("whole", "house", "unet", 32)
+    for channels in (64, 256, 1024):  # a smaller crop, for more channels
+        for seed in range(2):
+            settings = {"channels": channels, "weights_seed": seed, "lanczos_steps": 100, "largest_iteration": 3000}
+            yield crop("lazy", "house", "unet", 32, **settings)
 
 
 PLAN = tuple(_plan())

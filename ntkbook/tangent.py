@@ -14,6 +14,7 @@ from torch.func import functional_call, jvp, vjp, vmap
 
 DENSE_SIDE = 64
 CHUNK_BYTES = 2**28  # of gradients that are held at once when the whole kernel is formed
+LEAST_STEPS = 20  # a start that is nearly orthogonal to the leading eigenvector rests at a lower one first
 
 
 class EmpiricalKernel:
@@ -123,12 +124,12 @@ def power_iteration(product: Callable[[Tensor], Tensor], start: Tensor, toleranc
         ValueError: a product is not finite, or the estimate did not settle within the steps.
     """
     vector, before = start / start.norm(), math.inf
-    for _ in range(steps):
+    for done in range(steps):
         image = product(vector)
         estimate, length = (vector * image).sum().item(), image.norm()
         if not math.isfinite(estimate):
             raise ValueError("A product with the operator is not finite.")
-        if length == 0 or abs(estimate - before) <= tolerance * abs(estimate):
+        if length == 0 or (done >= LEAST_STEPS and abs(estimate - before) <= tolerance * abs(estimate)):
             return estimate
         vector, before = image / length, estimate
     raise ValueError(f"Power iteration did not settle to {tolerance:g} within {steps} steps; the last was {before:g}.")

@@ -101,10 +101,10 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, padding, block, entries):
 
 
 @pytest.mark.parametrize("padding", ["circular", "zeros"])
-def test_the_variances_of_the_output_are_the_covariance_s_diagonal(padding):
+def test_the_squared_deviations_of_the_output_are_the_covariance_s_diagonal(padding):
     image = random_image(2, 6, 7)
     for spec in plain_networks(padding).values():
-        found = AlignedColumns(spec, image, "standard").output_variances
+        found = AlignedColumns(spec, image, "standard").output_deviations.square()
         checks.identity("11", found, infinite_width(spec, image, "standard").nngp.diagonal())
 
 

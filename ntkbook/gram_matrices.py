@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntkbook.covariances import mean_feature, relu_moments, resampling_matrix, second_moment, window_sums
+from ntkbook.covariances import mean_feature, relu_moments, second_moment, window_sums
 from ntkbook.images import extract_patches, padded_positions, padded_strip
-from ntkbook.layers import Conv, Downsample, Upsample
+from ntkbook.layers import Conv
+from ntkbook.resampling import Resampling, exchanged
 from ntkbook.tile_groups import Border, Branch, Group
 
 TILE_ENTRIES = 2**18  # 2 MB in float64
@@ -44,55 +45,6 @@ class State:
     def inner(self, whole: Tensor) -> Tensor:
         """One of the matrices without what lies past the border, (height, width, height, width)."""
         return _inner(whole, self.reach)
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """A linear map of images as one matrix along image rows and one along columns.
-
-    Args:
-        rows: shape (rows after, rows before).
-        columns: shape (columns after, columns before).
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    @classmethod
-    def of(cls, layers: Sequence[Downsample | Upsample], size: tuple[int, int], like: Tensor) -> "Resampling":
-        """Layers one after the other, for images of a height and width."""
-        return cls(*(_composed(layers, length, like) for length in size))
-
-    def continued(self, reach: int, padding: str) -> "Resampling":
-        """With samples past the border."""
-        return Resampling(*(_continued(each, reach, padding) for each in (self.rows, self.columns)))
-
-    def image(self, image: Tensor) -> Tensor:
-        """Applied to an image, shape (height, width)."""
-        return self.rows @ image @ self.columns.T
-
-    def diagonal(self, whole: Tensor) -> Tensor:
-        """The diagonal, as an image, of what :meth:`both_sides` makes of a whole matrix."""
-        by_columns = torch.einsum("yxzw,jx,jw->yzj", whole, self.columns, self.columns)
-        return torch.einsum("yzj,iy,iz->ij", by_columns, self.rows, self.rows)
-
-    def both_sides(self, whole: Tensor, near: slice, far: slice, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        """M K M^T for a matrix K, the paper's (71) and (72), for some image rows on either side.
-
-        Args:
-            whole: K, or the part of it that begins at two image rows, shape (rows, width, rows, width).
-            near: image rows that are written.
-            far: those of the second pixel.
-            origin: the two image rows at which ``whole`` begins.
-        """
-        read = [_range_of(self.rows[each]) for each in (near, far)]
-        first, second = (slice(each.start - at, each.stop - at) for each, at in zip(read, origin, strict=True))
-        tile = whole[first, :, second]
-        for written, used in zip((near, far), read, strict=True):
-            # Plain matrix products only: of the leading axis and of the last, then the two pixels change places.
-            tile = (self.rows[written, used] @ tile.flatten(1)).unflatten(1, tile.shape[1:])
-            tile = _exchanged(tile @ self.columns.T)
-        return tile
 
 
 class ImageSource:
@@ -150,18 +102,7 @@ class StateSource:
 
 def passed(group: Group, source: ImageSource | StateSource, after: Border) -> State:
     """What a group of layers makes of its source, stored with the border that is read next."""
-    variances, mean, deviations = source.variances, source.mean, []
-    if group.conv:
-        conv, term = group.conv
-        strip = padded_strip(variances[None], conv.size, conv.padding, 0, len(variances))[0]
-        sums = window_sums(window_sums(strip, (0,), conv.size), (1,), conv.size)[:: conv.stride, :: conv.stride]
-        variances, mean = sums * (term.scale / conv.size**2) + term.bias, None
-    for layer, term in group.pointwise:
-        if term is None:
-            deviations.append(variances.sqrt())
-            variances, mean = second_moment(variances, layer.slope), mean_feature(variances, layer.slope)
-        else:
-            variances, mean = variances * term.scale + term.bias, None
+    variances, mean, deviations = _diagonal_through(group, source)
     height, width = variances.shape
     factor = group.factor
     down = Resampling.of(group.downs, (height, width), variances) if group.downs else None
@@ -197,6 +138,23 @@ def passed(group: Group, source: ImageSource | StateSource, after: Border) -> St
     for whole in (covariance, tangent):
         _continue(whole, after)
     return State(covariance, tangent, after.reach, mean)
+
+
+def _diagonal_through(group: Group, source: ImageSource | StateSource) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    # The variances before downsampling, the features' mean, and the standard deviations that each non-linearity gets.
+    variances, mean, deviations = source.variances, source.mean, []
+    if group.conv:
+        conv, term = group.conv
+        strip = padded_strip(variances[None], conv.size, conv.padding, 0, len(variances))[0]
+        sums = window_sums(window_sums(strip, (0,), conv.size), (1,), conv.size)[:: conv.stride, :: conv.stride]
+        variances, mean = sums * (term.scale / conv.size**2) + term.bias, None
+    for layer, term in group.pointwise:
+        if term is None:
+            deviations.append(variances.sqrt())
+            variances, mean = second_moment(variances, layer.slope), mean_feature(variances, layer.slope)
+        else:
+            variances, mean = variances * term.scale + term.bias, None
+    return variances, mean, deviations
 
 
 def through(parts: Sequence[Group | Branch], state: State | Tensor, after: Border) -> State:
@@ -265,41 +223,12 @@ def _diagonal(whole: Tensor) -> Tensor:
     return torch.einsum("yxyx->yx", whole).clone()
 
 
-def _composed(layers: Sequence[Downsample | Upsample], length: int, like: Tensor) -> Tensor:
-    # Resampling along one axis as one matrix.
-    whole = torch.eye(length, dtype=like.dtype, device=like.device)
-    for layer in layers:
-        whole = resampling_matrix(layer, len(whole), like.dtype).to(like.device) @ whole
-    return whole
-
-
-def _continued(matrix: Tensor, reach: int, padding: str) -> Tensor:
-    # The rows of a matrix that resamples along one axis, continued past the border.
-    positions, outside = padded_positions(-reach, len(matrix) + reach, len(matrix), padding)
-    rows = matrix[positions.to(matrix.device)]
-    if padding == "zeros":
-        rows[outside] = 0
-    return rows
-
-
-def _range_of(rows: Tensor) -> slice:
-    # The range of columns in which some rows of a matrix are not zero.
-    used = rows.any(dim=0).nonzero()
-    return slice(used[0].item(), used[-1].item() + 1)
-
-
-def _exchanged(tile: Tensor) -> Tensor:
-    # (a, x, b, y) -> (b, y, a, x), as the transpose of a matrix, which PyTorch copies several times faster.
-    square = tile.flatten(2).flatten(0, 1)
-    return square.T.contiguous().view(*tile.shape[2:], *tile.shape[:2])
-
-
 def _store(whole: Tensor, near: slice, far: slice, tile: Tensor) -> None:
     if near == far:
         square = tile.flatten(2).flatten(0, 1)
         tile = (square.triu() + square.triu(1).mT).view(tile.shape)  # symmetric to the last bit
     else:
-        whole[far, :, near].copy_(_exchanged(tile))
+        whole[far, :, near].copy_(exchanged(tile))
     whole[near, :, far].copy_(tile)
 
 

@@ -140,11 +140,11 @@ def relu_moments(covariance: Tensor, scale: Tensor, slope: float = 0.0) -> tuple
         The two expectations, of that shape. Where the scale is 0 both are exactly 0: a pixel that is zero whatever
         the weights passes nothing on.
     """
-    # With the cosine's sign turned, acos gives pi minus the angle. A cosine that differs from 1 by rounding counts as
-    # 1: near 1 the angle is the square root of what is missing. In place, for the passes over memory take the time.
-    rounding = 8 * torch.finfo(scale.dtype).eps
-    negative = torch.div(covariance, scale.clamp_min(torch.finfo(scale.dtype).tiny))
-    negative.mul_(-1 - rounding).clamp_(-1, 1)
+    # With the cosine's sign turned, acos gives pi minus the angle. A cosine off 1 or -1 by no more than rounding counts
+    # as that: there the angle is the square root of what is missing. In place, for passes over memory take the time.
+    lowest = 8 * torch.finfo(scale.dtype).eps - 1
+    cosine = torch.div(covariance, scale.clamp_min(torch.finfo(scale.dtype).tiny))
+    negative = functional.threshold_(functional.threshold_(cosine, lowest, -1).neg_(), lowest, -1)
     share = torch.acos(negative).mul_(1 / (2 * math.pi))
     sine = torch.addcmul(torch.ones((), dtype=scale.dtype, device=scale.device), negative, negative, value=-1).sqrt_()
     features = sine.mul_(1 / (2 * math.pi)).addcmul_(share, negative, value=-1).mul_(scale)

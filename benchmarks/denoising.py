@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kernels import machine, peak_bytes
+from harness.comparison import machine
+from harness.workers import peak_bytes
 
 from ntkbook.baselines import bm3d, nlm_fast
 from ntkbook.images import add_noise, load, psnr

@@ -1,0 +1,1 @@
+"""What the comparisons with neural-tangents share: processes to measure, and rounds in which they take turns."""

@@ -89,6 +89,7 @@ def _plan() -> Iterator[Configuration]:
     yield from (planned(image, sizes) for image in SET9 for sizes in SPLITS)
     for settings in ({"parametrisation": "ntk"}, {"padding": "zeros"}, {"columns": 1000}):
         yield from (planned("house", sizes, **settings) for sizes in SPLITS)
+    yield from (planned(image, sizes, columns=1000) for image in ("f16", "baboon") for sizes in SPLITS[:2])
 
 
 def run(configuration: Configuration, given: Problem) -> Outcome:

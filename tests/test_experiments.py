@@ -62,8 +62,8 @@ def test_sizes_of_the_plans():
         "exact": 1,
         "recipes": 9 * (3 + 4),  # images; three seeds of one recipe, one of four others
         "held_out": 4 * (1 + 2 + 3),  # the paper's filter, two recipes, the baselines
-        "figure6": 9 * 4 + 3 * 4,  # images and splits; three further settings of one image
-        "crops": 3 * 4 + 4 * 3 + 2 + 3 + 4,  # limits; the U-Net's widths and seeds; other networks, descents, 128x128
+        "figure6": 9 * 4 + 3 * 4 + 2 * 2,  # images and splits; three further settings of one image, one of two others
+        "crops": 3 * 4 + 4 * 3 + 2 + 3 + 4 + 7,  # limits; the U-Net's widths; other networks, descents, 128x128; 32x32
     }
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from ntkbook.aligned_columns import AlignedColumns
 from ntkbook.configuration import Configuration
-from ntkbook.covariances import relu_moments
+from ntkbook.covariances import relu_moments, terms
 from ntkbook.filters import SpectralFilter
 from ntkbook.images import SET9, centre, to_matrix
+from ntkbook.kernels import infinite_width_columns
 from ntkbook.layers import Serial, vanilla
 from ntkbook.nystrom import orthonormal_eigenpairs, uniform_columns
 from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem
@@ -53,11 +53,9 @@ def columns(
     """
     found = networks(sizes, padding)
     if len(sizes) == 1:
-        blocks = AlignedColumns(found["relu"], image, parametrisation).blocks(pixels)
-        return {"relu": torch.cat([tangents for _, _, tangents in blocks])}
+        return {"relu": infinite_width_columns(found["relu"], image, pixels, parametrisation).ntk}
     aligned = AlignedColumns(found["linear"], image, parametrisation)
-    deeper = AlignedColumns(found["relu"], image, parametrisation)
-    term = deeper.layers[-1][1]
+    term = terms(found["relu"], len(image), parametrisation)[-1]
     deviations = aligned.output_deviations
     tall = {name: image.new_empty(len(deviations), len(pixels)) for name in found}
     for where, covariances, tangents in aligned.blocks(pixels):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ntkbook import depth, limits
 from ntkbook.baselines import BASELINES
 from ntkbook.configuration import Configuration
-from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_image, to_matrix, uncentre
+from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_matrix
 from ntkbook.kernels import PatchKernel
 from ntkbook.lanczos import lanczos
 from ntkbook.landmarks import Landmarks
@@ -164,7 +164,6 @@ def _noise_input(like: Tensor, seed: int) -> Tensor:
 def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
     settings = configuration.settings
     noisy = centre(given.noisy)
-    height, width = noisy.shape[1:]
     kernel = PatchKernel(noisy, settings["patch_size"], padding=settings["padding"])
     started = time.monotonic()
 
@@ -172,13 +171,7 @@ def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
         print(f"  product {steps} of {settings['lanczos_steps']}, {time.monotonic() - started:.0f} s", flush=True)
 
     krylov = lanczos(lambda vectors: kernel @ vectors, to_matrix(noisy), settings["lanczos_steps"], report)
-    fewer = krylov.truncated(settings["lanczos_steps"] * 3 // 4)
-    curve, shorter = {}, {}
-    for t in iteration_grid(settings["largest_iteration"], PER_DECADE):
-        curve[t] = psnr(uncentre(to_image(krylov.apply(t), height, width)), given.clean)
-        shorter[t] = psnr(uncentre(to_image(fewer.apply(t), height, width)), given.clean)
-    best = max(curve, key=curve.get)
-    return Outcome(curve, {"change_from_last_quarter_of_steps_db": abs(curve[best] - shorter[best])})
+    return limits.filtered(krylov, given, iteration_grid(settings["largest_iteration"], PER_DECADE))
 
 
 def _run_recipe(configuration: Configuration, given: Problem) -> Outcome:

@@ -5,7 +5,8 @@ initialisation as a filter; ``whole`` iterates the kernel of the limit. All have
 eigenvalue of 1, so that iterations compare.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -33,19 +34,30 @@ def _times(configuration: Configuration) -> tuple[int, ...]:
     return iteration_grid(configuration.settings["largest_iteration"], PER_DECADE)
 
 
-def _filtered(configuration: Configuration, given: Problem, krylov: KrylovFilter, shape: tuple[int, ...]) -> Outcome:
-    # The PSNR of twicing, and by how much a quarter of the Lanczos steps still changes its best.
-    fewer = krylov.truncated(configuration.settings["lanczos_steps"] * 3 // 4)
+def filtered(krylov: KrylovFilter, given: Problem, times: Sequence[int]) -> Outcome:
+    """The PSNR of twicing by Lanczos' method, and by how much the last quarter of its steps still changes the best.
+
+    Args:
+        krylov: started from the centred noisy image, as a matrix (pixels, channels) or as one long column.
+        given: the problem.
+        times: numbers of iterations.
+    """
+    fewer = krylov.truncated(krylov.tridiagonal.shape[-1] * 3 // 4)
 
     def quality(found: KrylovFilter, t: int) -> float:
         estimate = found.apply(t)
+        shape = given.noisy.shape
         image = to_image(estimate, *shape[1:]) if estimate.shape[1] > 1 else estimate.view(shape)
         return psnr(uncentre(image), given.clean)
 
-    curve = {t: quality(krylov, t) for t in _times(configuration)}
+    curve = {t: quality(krylov, t) for t in times}
     best = max(curve, key=curve.get)
-    numbers = {"change_from_last_quarter_of_steps_db": abs(curve[best] - quality(fewer, best))}
-    return Outcome(curve, numbers | {"largest_eigenvalue": krylov.largest})
+    return Outcome(curve, {"change_from_last_quarter_of_steps_db": abs(curve[best] - quality(fewer, best))})
+
+
+def _with_largest(krylov: KrylovFilter, configuration: Configuration, given: Problem) -> Outcome:
+    outcome = filtered(krylov, given, _times(configuration))
+    return replace(outcome, numbers={**outcome.numbers, "largest_eigenvalue": krylov.largest})
 
 
 def run_whole(configuration: Configuration, given: Problem) -> Outcome:
@@ -58,7 +70,7 @@ def run_whole(configuration: Configuration, given: Problem) -> Outcome:
         settings.get("channels", float("inf")),
     ).ntk
     krylov = lanczos(lambda vectors: kernel @ vectors, to_matrix(noisy), settings["lanczos_steps"])
-    return _filtered(configuration, given, krylov, noisy.shape)
+    return _with_largest(krylov, configuration, given)
 
 
 def run_lazy(configuration: Configuration, given: Problem) -> Outcome:
@@ -66,7 +78,7 @@ def run_lazy(configuration: Configuration, given: Problem) -> Outcome:
     noisy = centre(given.noisy)
     kernel = EmpiricalKernel(_network(configuration).to(noisy), noisy)
     krylov = lanczos(lambda v: kernel @ v, noisy.reshape(-1, 1), configuration.settings["lanczos_steps"])
-    return _filtered(configuration, given, krylov, noisy.shape)
+    return _with_largest(krylov, configuration, given)
 
 
 def run_descent(configuration: Configuration, given: Problem) -> Outcome:

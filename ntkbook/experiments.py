@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntkbook import depth, limits
+from ntkbook import depth, limits, widths
 from ntkbook.baselines import BASELINES
 from ntkbook.configuration import Configuration
 from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_matrix
@@ -112,6 +112,8 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "held_out": tuple(_held_out()),
     "figure6": depth.PLAN,
     "crops": limits.PLAN,
+    "widths": widths.PLAN,
+    "finite_width": limits.FINITE_WIDTH,
 }
 
 
@@ -198,6 +200,7 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "whole": limits.run_whole,
     "lazy": limits.run_lazy,
     "descent": limits.run_descent,
+    "width": widths.run,
     "baseline": _run_baseline,
 }
 

@@ -130,4 +130,24 @@ def _plan() -> Iterator[Configuration]:
             yield crop("lazy", "house", "unet", 32, **settings)
 
 
+def _finite_width() -> Iterator[Configuration]:
+    def pair(side: int, channels: int, seed: int) -> Iterator[Configuration]:
+        settings = {"channels": channels, "weights_seed": seed, "largest_iteration": 400}
+        yield crop("descent", "house", "vanilla", side, **settings)
+        yield crop("lazy", "house", "vanilla", side, lanczos_steps=60, **settings)
+
+    for side in (64, 128):
+        yield crop("whole", "house", "vanilla", side)
+        for settings in ({"channels": 512}, {"parametrisation": "ntk"}):
+            yield crop("whole", "house", "vanilla", side, **settings)
+    for seed in range(3):
+        for channels in (128, 256, 512, 1024, 2048, 4096):
+            yield from pair(64, channels, seed)
+    for seed in range(3):
+        yield from pair(128, 512, seed)
+    yield from (run for seed in range(3) for run in pair(64, 8192, seed))
+    yield from (run for seed in range(2) for run in pair(128, 2048, seed))
+
+
 PLAN = tuple(_plan())
+FINITE_WIDTH = tuple(_finite_width())

@@ -169,7 +169,10 @@ def mean_feature(variance: Tensor, slope: float) -> Tensor:
 
 
 def resampling_matrix(layer: Downsample | Upsample, length: int, dtype: torch.dtype) -> Tensor:
-    """Resampling along one axis of the given length as a matrix, shape (samples after, samples before)."""
+    """Resampling along one axis of the given length as a matrix, shape (samples after, samples before).
+
+    The Kronecker product of two of them is the matrix D of :eq:`eq-ntk-71` or U of :eq:`eq-ntk-72`.
+    """
     after = length * layer.factor if isinstance(layer, Upsample) else length // layer.factor
     mode = "linear" if layer.mode == "bilinear" else "nearest"
     return functional.interpolate(torch.eye(length, dtype=torch.float64)[None], after, mode=mode)[0].T.to(dtype)

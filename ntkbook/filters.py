@@ -26,6 +26,9 @@ class Basis(Protocol):
 def twicing(filter_matrix: Tensor, noisy: Tensor, iterations: int) -> Tensor:
     r"""Twicing step by step, :eq:`eq-ntk-5`: :math:`z^{t+1} = z^t + W(y - z^t)` from :math:`z^0 = 0`.
 
+    Gradient descent on a wide network is the same with :math:`W = \eta\Theta`: :eq:`eq-ntk-9`, and for each channel of
+    the output :eq:`eq-ntk-70`.
+
     Args:
         filter_matrix: W, shape (pixels, pixels), or any object with ``@``.
         noisy: y, shape (pixels, channels).

@@ -54,7 +54,7 @@ def add_noise(image: Tensor, sigma: float, seed: int) -> Tensor:
 
     The noise is ``numpy.random.default_rng(seed).standard_normal((channels, height, width))`` times
     ``sigma / 255``, drawn on the CPU in float64 and then cast to the image's dtype and device. The sum is not
-    clipped.
+    clipped. So the noisy image has the likelihood :eq:`eq-ntk-41`.
 
     Args:
         image: Tensor (channels, height, width), usually in [0, 1].

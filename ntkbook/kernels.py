@@ -44,8 +44,9 @@ def relu_affinity(gram: Tensor, norms_i: Tensor, norms_j: Tensor, first_layer: f
             in the NTK parametrisation.
 
     Returns:
-        Affinities, the shape of ``gram``, between 0 and ``(1 + first_layer) * norms_i * norms_j`` up to rounding;
-        exactly 0 where a patch is zero.
+        Affinities, the shape of ``gram``, at most ``(1 + first_layer) * norms_i * norms_j`` up to rounding, exactly 0
+        where a patch is zero. (16) itself is never negative; with the first layer's part patches that point away from
+        each other can have a negative affinity, against what :eq:`eq-ntk-69` says.
     """
     # One pass over memory for each call, nearly all in place: the passes are what takes the time. The cosine's
     # sign is turned, for acos(-c) = pi - acos(c).

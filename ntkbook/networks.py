@@ -69,7 +69,11 @@ class Convolution(nn.Module):
             self.bias = nn.Parameter(bias * bias_deviation if standard else bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pre-activations of a batch, (batch, inputs, height, width) to (batch, outputs, height, width)."""
+        """Pre-activations of a batch, (batch, inputs, height, width) to (batch, outputs, height, width).
+
+        Over random weights their mean is zero: :eq:`eq-ntk-26` and :eq:`eq-ntk-27` for the first layer,
+        :eq:`eq-ntk-32` and :eq:`eq-ntk-33` for the others.
+        """
         reach = self.layer.size // 2
         if reach:
             x = functional.pad(x, (reach,) * 4, mode=TORCH_PADDING[self.layer.padding])

@@ -1,15 +1,44 @@
 """What the papers print: the numbered equations, and the numbers of their tables.
 
-``EQUATIONS`` lists the equations (1) to (75) of the paper on the neural tangent link. An equation that a
-chapter derives names the chapter, the function that is the equation and the form of its check; one without a
-chapter is still pending. The numbers are quoted, never measured here, and nothing published is filled in from
-them.
+The list of the equations is kept in :mod:`ntkbook.equations`, what is wrong with some of them in
+:mod:`ntkbook.errata`. The numbers are quoted, never measured here, and nothing published is filled in from them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from ntkbook.equations import EQUATIONS, Equation, derived, equation, pending
+
+__all__ = [
+    "BASELINES",
+    "EQUATIONS",
+    "IMAGES",
+    "NTK_LINK",
+    "POSTER",
+    "POSTER_UNASSIGNED",
+    "SECONDS",
+    "SIGMA",
+    "SPECTRAL_BIAS",
+    "SPECTRAL_BIAS_1D",
+    "SPECTRAL_BIAS_DOWNSAMPLING",
+    "SPECTRAL_BIAS_MODELS",
+    "SPECTRAL_BIAS_RUNS",
+    "SPECTRAL_BIAS_TABLE1",
+    "SPECTRAL_BIAS_TABLE2",
+    "TABLE1",
+    "TABLE4",
+    "TABLE5",
+    "TRAINABLE_WEIGHTS",
+    "Equation",
+    "MoreThan",
+    "Paper",
+    "PrintedMean",
+    "derived",
+    "equation",
+    "pending",
+]
 
 
 @dataclass(frozen=True)
@@ -23,185 +52,6 @@ class Paper:
 
 NTK_LINK = Paper("The Neural Tangent Link Between CNN Denoisers and Non-Local Filters", "2006.02379", "CVPR 2021")
 SPECTRAL_BIAS = Paper("The Spectral Bias of the Deep Image Prior", "1912.08905")
-
-
-@dataclass(frozen=True)
-class Equation:
-    """A numbered equation of the paper on the neural tangent link.
-
-    Args:
-        number: its number in the paper, 1 to 75.
-        kind: a definition, whose code is the definition, or a claim, which a check shows.
-        title: what it says, in a few words.
-        chapter: slug of the chapter that derives it, or None while that is pending (and for a repeat).
-        function: dotted path of the function that is the equation, or None.
-        check: name of the function in :mod:`ntkbook.checks` that the chapter calls, or None.
-        erratum: what is wrong with it as printed, in a sentence, or None when nothing was found or it is
-            pending.
-        same_as: number of the equation that it repeats, whose entry is then the only one filled, or None.
-    """
-
-    number: int
-    kind: Literal["definition", "claim"]
-    title: str
-    chapter: str | None = None
-    function: str | None = None
-    check: str | None = None
-    erratum: str | None = None
-    same_as: int | None = None
-
-    @property
-    def label(self) -> str:
-        """The label of its display, ``eq-ntk-N``; a repeat has the label of the equation it repeats."""
-        return f"eq-ntk-{self.same_as or self.number}"
-
-
-_DEFINITION, _CLAIM = "definition", "claim"
-_NOT_ORTHONORMAL = (
-    "The vectors are not orthonormal, so the closed form (6) does not hold with them; the low-rank factor "
-    "has to be orthonormalised first."
-)
-
-EQUATIONS: tuple[Equation, ...] = (
-    Equation(1, _DEFINITION, "first layer of a convolutional network"),
-    Equation(2, _DEFINITION, "hidden layers"),
-    Equation(3, _DEFINITION, "output layer"),
-    Equation(4, _DEFINITION, "affinity of non-local means", "twicing", "ntkbook.kernels.nlm_affinity", "identity"),
-    Equation(5, _DEFINITION, "twicing", "twicing", "ntkbook.filters.twicing", "identity"),
-    Equation(6, _CLAIM, "twicing in closed form", "twicing", "ntkbook.filters.SpectralFilter.apply", "identity"),
-    Equation(
-        7,
-        _CLAIM,
-        "mean squared error of twicing: squared bias and variance",
-        "twicing",
-        "ntkbook.filters.SpectralFilter.mean_squared_error",
-        "expectation",
-    ),
-    Equation(8, _CLAIM, "change of single weights under gradient descent"),
-    Equation(9, _CLAIM, "gradient descent on wide networks is twicing"),
-    Equation(10, _DEFINITION, "Gram matrix of the neural tangent kernel at initialisation"),
-    Equation(11, _CLAIM, "recursion over the layers for covariance and tangent kernel"),
-    Equation(12, _CLAIM, "base case of the recursion: one hidden layer"),
-    Equation(13, _DEFINITION, "convolution map A on covariances"),
-    Equation(14, _DEFINITION, "map V of a non-linearity"),
-    Equation(15, _DEFINITION, "map V' of a non-linearity's derivative"),
-    Equation(
-        16,
-        _CLAIM,
-        "affinity of a relu network with one hidden layer",
-        "cnn-filter",
-        "ntkbook.kernels.relu_affinity",
-        "expectation",
-    ),
-    Equation(17, _CLAIM, "expected filter when the input is noise"),
-    Equation(18, _DEFINITION, "update of Adam"),
-    Equation(19, _DEFINITION, "tangent kernel as Adam preconditions it"),
-    Equation(20, _CLAIM, "dynamics of the output under Adam"),
-    Equation(21, _CLAIM, "change of single weights under Adam"),
-    Equation(22, _CLAIM, "first-order dynamics of the pre-activations under Adam"),
-    Equation(23, _CLAIM, "dynamics of the pre-activations by their preconditioned kernel"),
-    Equation(24, _CLAIM, "backward recursion for the covariance of the error gradients"),
-    Equation(25, _CLAIM, "its start at the last hidden layer, for the squared loss"),
-    Equation(26, _DEFINITION, "mean of the first layer's pre-activations"),
-    Equation(27, _CLAIM, "mean of the first layer's pre-activations is zero"),
-    Equation(28, _DEFINITION, "covariance of the first layer's pre-activations"),
-    Equation(29, _CLAIM, "its entries: sums of products over two patches"),
-    Equation(30, _CLAIM, "covariance of the first layer's pre-activations by the map A"),
-    Equation(31, _DEFINITION, "convolution map A on covariances", same_as=13),
-    Equation(32, _DEFINITION, "mean of a later layer's pre-activations"),
-    Equation(33, _CLAIM, "mean of a later layer's pre-activations is zero"),
-    Equation(34, _CLAIM, "covariance of a later layer's pre-activations as a sum over channels"),
-    Equation(35, _CLAIM, "its entries: sums of feature covariances over two patches"),
-    Equation(36, _CLAIM, "recursion for the covariance of the pre-activations"),
-    Equation(37, _DEFINITION, "map V of a non-linearity", same_as=14),
-    Equation(38, _CLAIM, "map V of the relu in closed form"),
-    Equation(39, _CLAIM, "limit of many relu layers: one off-diagonal value"),
-    Equation(40, _CLAIM, "covariance of the output"),
-    Equation(41, _DEFINITION, "Gaussian likelihood of the noisy image"),
-    Equation(42, _DEFINITION, "Gaussian process prior of an infinitely wide network"),
-    Equation(43, _CLAIM, "posterior of the Gaussian process"),
-    Equation(44, _CLAIM, "gradient of the loss by the chain rule through the layers"),
-    Equation(45, _DEFINITION, "error gradient of a layer"),
-    Equation(46, _CLAIM, "error gradient at the output, for the squared loss"),
-    Equation(47, _CLAIM, "error gradient at the last hidden layer"),
-    Equation(48, _CLAIM, "covariance of the error gradient at the last hidden layer"),
-    Equation(49, _DEFINITION, "map V' of a non-linearity's derivative", same_as=15),
-    Equation(50, _CLAIM, "backward recursion for the error gradients"),
-    Equation(51, _CLAIM, "backward recursion for the covariance of the error gradients", same_as=24),
-    Equation(52, _CLAIM, "map V' of the relu in closed form"),
-    Equation(53, _DEFINITION, "gradient descent"),
-    Equation(54, _CLAIM, "first-order expansion of the output in the weights"),
-    Equation(55, _CLAIM, "the expansion along a step of gradient descent"),
-    Equation(56, _CLAIM, "the same by the chain rule: the kernel times the error gradient"),
-    Equation(57, _DEFINITION, "neural tangent kernel"),
-    Equation(58, _CLAIM, "neural tangent kernel as a sum over single weights"),
-    Equation(59, _CLAIM, "base case of the recursion for c channels"),
-    Equation(60, _CLAIM, "recursion for the tangent kernel by Jacobians of a layer"),
-    Equation(61, _CLAIM, "the same with features and weights written out"),
-    Equation(62, _CLAIM, "recursion for the tangent kernel in the limit of many channels"),
-    Equation(63, _CLAIM, "dynamics of the output for the squared loss"),
-    Equation(64, _CLAIM, "output after t steps as a sum of powers"),
-    Equation(65, _CLAIM, "output after t steps by the geometric series"),
-    Equation(66, _CLAIM, "Gaussian distribution of the output after t steps"),
-    Equation(67, _CLAIM, "covariance of the first layer with several input channels"),
-    Equation(68, _CLAIM, "the same by the map A"),
-    Equation(69, _DEFINITION, "domain of the affinity for patches with several channels"),
-    Equation(70, _CLAIM, "output channels are filtered one by one with the same matrix"),
-    Equation(71, _CLAIM, "covariance after downsampling"),
-    Equation(72, _CLAIM, "covariance after upsampling"),
-    Equation(
-        73,
-        _DEFINITION,
-        "columns used by Nystrom's method",
-        "nystrom",
-        "ntkbook.nystrom.nystrom_blocks",
-        "identity",
-    ),
-    Equation(
-        74,
-        _CLAIM,
-        "Nystrom's approximate eigenvectors",
-        "nystrom",
-        "ntkbook.nystrom.literal_eigenpairs",
-        "printed_fails",
-        _NOT_ORTHONORMAL,
-    ),
-    Equation(
-        75,
-        _CLAIM,
-        "Nystrom's approximate eigenvalues",
-        "nystrom",
-        "ntkbook.nystrom.literal_eigenpairs",
-        "identity",
-    ),
-)
-
-
-def equation(number: int) -> Equation:
-    """The equation of a number; a repeat gives the entry of the equation that it repeats.
-
-    Args:
-        number: 1 to 75.
-
-    Raises:
-        ValueError: when the paper has no equation of that number.
-    """
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(EQUATIONS):
-        raise ValueError(
-            f"The paper has no equation {number!r}; accepted are whole numbers from 1 to {len(EQUATIONS)}."
-        )
-    entry = EQUATIONS[number - 1]
-    return EQUATIONS[entry.same_as - 1] if entry.same_as else entry
-
-
-def derived() -> tuple[Equation, ...]:
-    """The equations that a chapter derives, in order, without repeats."""
-    return tuple(entry for entry in EQUATIONS if entry.chapter is not None)
-
-
-def pending() -> tuple[Equation, ...]:
-    """The equations that no chapter derives yet, in order, without repeats."""
-    return tuple(entry for entry in EQUATIONS if entry.chapter is None and entry.same_as is None)
 
 
 class MoreThan(NamedTuple):

@@ -52,10 +52,28 @@ class EmpiricalKernel:
         """Outputs times pixels, the side of the kernel."""
         return self.output.numel()
 
-    def product(self, v: Tensor) -> Tensor:
-        r""":math:`\Theta v` for v of the output's shape, (outputs, height, width)."""
+    def pull(self, v: Tensor) -> dict[str, Tensor]:
+        r""":math:`J^Tv` for v of the output's shape: an image back to the weights, by their names.
+
+        For :math:`v = z - y` it is the gradient in :eq:`eq-ntk-53`.
+        """
         (gradient,) = self._pull(v)
-        return jvp(self._forward, (self._parameters,), (gradient,))[1]
+        return gradient
+
+    def push(self, change: dict[str, Tensor]) -> Tensor:
+        r""":math:`Ju`, a change u of the weights to the output's first-order change: :eq:`eq-ntk-54`, :eq:`eq-ntk-55`.
+
+        Args:
+            change: by the names of the weights, each of its weight's shape.
+
+        Returns:
+            Shape (outputs, height, width).
+        """
+        return jvp(self._forward, (self._parameters,), (change,))[1]
+
+    def product(self, v: Tensor) -> Tensor:
+        r""":math:`\Theta v` of :eq:`eq-ntk-56` and :eq:`eq-ntk-57`, for v of shape (outputs, height, width)."""
+        return self.push(self.pull(v))
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with each column, (outputs * pixels, k)."""
@@ -82,7 +100,7 @@ class EmpiricalKernel:
         return power_iteration(self.product, torch.from_numpy(start).to(self.output), tolerance, steps)
 
     def dense(self, output: int = 0) -> Tensor:
-        """The kernel of one output channel, shape (pixels, pixels), for images of at most 64x64 pixels.
+        """The Gram matrix of one output channel, :eq:`eq-ntk-10`, (pixels, pixels), for images up to 64x64 pixels.
 
         Args:
             output: the channel.
@@ -106,6 +124,23 @@ class EmpiricalKernel:
             for some in units.split(max(1, CHUNK_BYTES // weights))
         ]
         return torch.cat(rows)
+
+
+def jacobian(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    r"""The Jacobian of all outputs by the weights of a small network.
+
+    :math:`\Theta = JJ^T` is a sum over single weights, :eq:`eq-ntk-58`, and so a sum over layers, :eq:`eq-ntk-60`.
+
+    Args:
+        network: as for :class:`EmpiricalKernel`.
+        x: the input, shape (inputs, height, width).
+
+    Returns:
+        For each trained parameter, by its name, shape (outputs * pixels, weights in it).
+    """
+    kernel = EmpiricalKernel(network, x)
+    units = torch.eye(kernel.size).to(kernel.output).unflatten(1, kernel.output.shape)
+    return {name: rows.flatten(1) for name, rows in vmap(kernel.pull)(units).items()}
 
 
 def power_iteration(product: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, steps: int) -> float:

@@ -91,23 +91,38 @@ def package_modules() -> list[Any]:
     return [importlib.import_module(f"ntkbook.{name}") for name in names]
 
 
-def off_by_one_per_cent(function: Callable, part: int | None) -> Callable:
-    """The function with its result, or one part of a tuple or a dataclass, times 1.01."""
+def scaled(result: Any, part: int | None) -> Any:
+    """A result times 1.01: a number or tensor, the items of a collection or an iterator, or one part of a tuple."""
+    if part is not None:
+        if dataclasses.is_dataclass(result):
+            name = dataclasses.fields(result)[part].name
+            return dataclasses.replace(result, **{name: scaled(getattr(result, name), None)})
+        items = [scaled(item, None) if i == part else item for i, item in enumerate(result)]
+        return result._make(items) if hasattr(result, "_make") else tuple(items)
+    if isinstance(result, dict):
+        return {name: scaled(item, None) for name, item in result.items()}
+    if isinstance(result, list):
+        return [scaled(item, None) for item in result]
+    return result * ONE_PER_CENT_OFF
+
+
+def shifted(result: Any) -> Any:
+    """A tensor plus one per cent of its root mean square: what is zero on average is not any more."""
+    return result + (ONE_PER_CENT_OFF - 1) * result.square().mean().sqrt()
+
+
+def off_by_one_per_cent(function: Callable, part: int | None, shift: bool = False) -> Callable:
+    """The function with its result, or one part of a tuple or a dataclass, times 1.01; or shifted by as much."""
 
     @functools.wraps(function)
     def mutant(*arguments, **named):
         result = function(*arguments, **named)
-        if part is None:
-            return result * ONE_PER_CENT_OFF
-        if dataclasses.is_dataclass(result):
-            name = dataclasses.fields(result)[part].name
-            return dataclasses.replace(result, **{name: getattr(result, name) * ONE_PER_CENT_OFF})
-        return tuple(item * ONE_PER_CENT_OFF if i == part else item for i, item in enumerate(result))
+        return shifted(result) if shift else scaled(result, part)
 
     return mutant
 
 
-def mutate(patch: pytest.MonkeyPatch, function: str, part: int | None = None) -> None:
+def mutate(patch: pytest.MonkeyPatch, function: str, part: int | None = None, shift: bool = False) -> None:
     """Put the mutant of a function of the package wherever the package holds it.
 
     That is its module or class, every module that imported it by name, and the default arguments of functions
@@ -117,12 +132,13 @@ def mutate(patch: pytest.MonkeyPatch, function: str, part: int | None = None) ->
         patch: undoes it all.
         function: path within the package, such as ``kernels.relu_affinity`` or ``filters.SpectralFilter.apply``.
         part: which part of the result is off, where the result is a tuple or a dataclass.
+        shift: add to the result instead of scaling it, for what is zero on average.
     """
     modules = package_modules()
     module, *owners, name = function.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(f"ntkbook.{module}"))
     original = getattr(owner, name)
-    mutant = off_by_one_per_cent(original, part)
+    mutant = off_by_one_per_cent(original, part, shift)
     patch.setattr(owner, name, mutant)
     for holder in modules:
         for held, value in tuple(vars(holder).items()):
@@ -135,8 +151,8 @@ def mutate(patch: pytest.MonkeyPatch, function: str, part: int | None = None) ->
                 patch.setattr(called, "__defaults__", replaced)
 
 
-def notices(cells: ChapterCells, equation: str, function: str, part: int | None = None) -> bool:
+def notices(cells: ChapterCells, equation: str, function: str, part: int | None = None, shift: bool = False) -> bool:
     """Whether a check that names the equation fails when the function is one per cent off."""
     with pytest.MonkeyPatch.context() as patch:
-        mutate(patch, function, part)
+        mutate(patch, function, part, shift)
         return any(failure is not None for failure in cells.run_checks(equation))

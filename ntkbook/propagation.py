@@ -148,7 +148,8 @@ def layer_tangent(
     r"""Tangent kernel of the next layer: the right form of the recursion.
 
     :math:`\rho\,\mathcal A(\mathcal V(\Sigma)) + \mathcal A(\mathcal V'(\Sigma)\circ\Theta)` with the covariance and
-    the tangent kernel of the layer before: :eq:`eq-ntk-11` and :eq:`eq-ntk-62`, base case :eq:`eq-ntk-12`, :eq:`eq-ntk-59`.
+    the tangent kernel of the layer before: :eq:`eq-ntk-11`, :eq:`eq-ntk-62`; base case :eq:`eq-ntk-12`,
+    :eq:`eq-ntk-59`.
 
     Args:
         covariance: :math:`\Sigma` of the layer before.

@@ -115,15 +115,13 @@ def equation_64(filter_matrix: Tensor, start: Tensor, target: Tensor, iterations
 
 def equation_65(filter_matrix: Tensor, start: Tensor, target: Tensor, iterations: int) -> Tensor:
     """(65): the geometric series of powers of W, with the inverse of I - W."""
-    return _decay(filter_matrix, iterations) @ start + equation_66(filter_matrix, start, target, iterations).mean
+    return _decay(filter_matrix, iterations) @ start + _series(filter_matrix, target, iterations)
 
 
 def equation_66(filter_matrix: Tensor, prior: Tensor, target: Tensor, iterations: int) -> Gaussian:
     """(66): the mean of the printed geometric series; the covariance is right."""
-    unit = torch.eye(len(filter_matrix)).to(filter_matrix)
-    series = target - torch.linalg.matrix_power(filter_matrix, iterations) @ target
     decay = _decay(filter_matrix, iterations)
-    return Gaussian(torch.linalg.solve(unit - filter_matrix, series), decay @ prior @ decay)
+    return Gaussian(_series(filter_matrix, target, iterations), decay @ prior @ decay)
 
 
 def equation_68(inputs: Tensor, size: int) -> Tensor:
@@ -134,3 +132,8 @@ def equation_68(inputs: Tensor, size: int) -> Tensor:
 
 def _decay(filter_matrix: Tensor, iterations: int) -> Tensor:
     return torch.linalg.matrix_power(torch.eye(len(filter_matrix)).to(filter_matrix) - filter_matrix, iterations)
+
+
+def _series(filter_matrix: Tensor, target: Tensor, iterations: int) -> Tensor:
+    difference = target - torch.linalg.matrix_power(filter_matrix, iterations) @ target
+    return torch.linalg.solve(torch.eye(len(filter_matrix)).to(filter_matrix) - filter_matrix, difference)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ntkbook import checks, paper
+from ntkbook.errata import ERRATA
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 CHAPTERS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(BOOK.rglob("*.md"))}
@@ -49,7 +50,7 @@ def test_derived_and_pending_part_the_list():
     numbers = sorted(entry.number for entry in (*paper.derived(), *paper.pending()))
     assert numbers == [entry.number for entry in paper.EQUATIONS if not entry.same_as]
     for entry in paper.pending():
-        assert (entry.chapter, entry.function, entry.check, entry.erratum) == (None, None, None, None)
+        assert (entry.chapter, entry.function, entry.check, entry.erratum) == (None,) * 4
 
 
 @pytest.mark.parametrize("number", [0, 76, 1.0, True, "6"])
@@ -82,6 +83,16 @@ def test_derived_equation_stands_once_in_its_chapter_and_is_checked_there(entry)
 def test_every_labelled_equation_is_listed():
     found = Counter((n, chapter) for chapter, text in CHAPTERS.items() for n in labels_in(text))
     assert found == Counter((entry.number, entry.chapter) for entry in paper.derived())
+
+
+def test_each_erratum_is_of_a_derived_equation_and_its_page_runs_it():
+    text = CHAPTERS["errata"]
+    run = {int(n) for names in re.findall(r'entry\(\s*f?"([^"]+)"', text) for n in re.findall(r"\((\d+)\)", names)}
+    assert set(ERRATA) == run & set(ERRATA)
+    assert run - set(ERRATA) <= {31}  # the repeat of (13)
+    for number, erratum in ERRATA.items():
+        assert paper.equation(number).chapter is not None
+        assert all(text.endswith(".") for text in erratum)
 
 
 def test_reading_of_labels_and_checks():

@@ -64,8 +64,8 @@ def test_sizes_of_the_plans():
         "held_out": 4 * (1 + 2 + 3),  # the paper's filter, two recipes, the baselines
         "figure6": 9 * 4 + 3 * 4 + 2 * 2,  # images and splits; three further settings of one image, one of two others
         "crops": 3 * 4 + 4 * 3 + 2 + 3 + 4 + 7,  # limits; the U-Net's widths; other networks, descents, 128x128; 32x32
-        "widths": 10 * (6 + 4),  # weights' seeds; widths of the vanilla network and of the autoencoder
-        "finite_width": 2 * 3 + 2 * (3 * 7 + 3 + 2),  # limits; descents and own kernels at 64x64 and 128x128
+        "widths": 10 * (5 + 4),  # weights' seeds; widths of the vanilla network and of the autoencoder
+        "finite_width": 2 * 3 + 2 * (3 * 6 + 3 + 1),  # limits; descents and own kernels at 64x64 and 128x128
     }
 
 

@@ -106,7 +106,7 @@ ERRATA: Mapping[int, Erratum] = MappingProxyType(
                 "V' should be taken of the covariance of the layer below, as (11) has it; and as (11) it needs equal "
                 "kernel sizes."
             ),
-            "(11) has the right index; the filters were computed without hidden c x c layers.",
+            "(11) has the right index. The filters of the tables have no hidden c x c layers; those of Figure 6 do.",
         ),
         64: Erratum(
             "The sum should be of (I - W)^k W y from k = 0; as printed it is of W^k y from k = 1.",

@@ -17,8 +17,10 @@ from ntkbook.propagation import convolution_map, layer_covariance, relu_derivati
 
 
 def equation_11(spec: Serial, x: Tensor) -> Tensor:
-    """(11), (12): each layer's own term has the same weight, whatever its kernel size; see
-    :func:`ntkbook.kernels.infinite_width`, which has the right one as ``"standard"``."""
+    """(11): each layer's own term has the same weight, whatever its kernel size; the base case (12) has the map A here.
+
+    The right one is ``"standard"`` of :func:`ntkbook.kernels.infinite_width`.
+    """
     return infinite_width(spec, x, "paper").ntk
 
 

@@ -100,7 +100,9 @@ def nonlinearity_map(covariance: Tensor, activation: Callable[[Tensor], Tensor],
     Args:
         covariance: shape (pixels, pixels), with a positive diagonal.
         activation: f, entry by entry: :math:`\phi` or its derivative.
-        nodes: of the quadrature, along the radius and on each of four arcs.
+        nodes: of the quadrature, along the radius and on each of four arcs. A smooth f that bends within a fraction of
+            the deviations of h needs more: for the derivative of tanh 40 give an error of 3e-6 at variances of 1, of
+            3e-3 at 4.
 
     Returns:
         Shape (pixels, pixels).

@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from literal_kernels import jacobian_kernel
 from tiny_images import random_image
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from ntkbook.filters import twicing
 from ntkbook.lanczos import lanczos
 from ntkbook.layers import Conv, LeakyRelu, Relu, Serial, Skip, unet
 from ntkbook.networks import build
-from ntkbook.tangent import EmpiricalKernel, power_iteration
+from ntkbook.tangent import EmpiricalKernel, jacobian, power_iteration
 
 SPEC = Serial(Conv(3, bias=0.3), Relu(), Skip(Conv(3), LeakyRelu()), Conv(3))
 IMAGE = random_image(2, 4, 5)
@@ -180,3 +182,72 @@ def test_vectors_of_another_shape_are_refused(shape):
     message = f"The kernel takes vectors of shape (40, k), not {shape}."
     with pytest.raises(ValueError, match=re.escape(message)):
         EmpiricalKernel(network(), IMAGE) @ torch.zeros(shape).double()
+
+
+def by_hand(model: nn.Sequential, image: Tensor) -> Tensor:
+    """The Jacobian by difference quotients of the output, exact where no relu flips; one column for each weight."""
+    h, columns = 1e-4, []
+    with torch.no_grad():
+        for parameter in model.parameters():
+            for entry in parameter.view(-1).split(1):
+                ends = []
+                for change in (h, -2 * h, h):
+                    entry += change
+                    ends.append(model(image[None])[0].flatten())
+                columns.append((ends[0] - ends[1]) / (2 * h))
+    return torch.stack(columns, dim=1)
+
+
+def parts(model: nn.Module, vector: Tensor) -> dict[str, Tensor]:
+    """One long vector as weights by their names."""
+    named = dict(model.named_parameters())
+    pieces = vector.split([parameter.numel() for parameter in named.values()])
+    return {name: piece.view(p.shape) for (name, p), piece in zip(named.items(), pieces, strict=True)}
+
+
+@pytest.mark.parametrize("parametrisation", ["standard", "ntk"])
+def test_pull_push_and_jacobian_are_difference_quotients(parametrisation):
+    model = network(2, parametrisation)
+    whole, kernel = by_hand(model, IMAGE), EmpiricalKernel(model, IMAGE)
+    found = jacobian(model, IMAGE)
+    assert list(found) == [name for name, _ in model.named_parameters()]
+    checks.identity("58", torch.cat(list(found.values()), dim=1), whole, rtol=1e-8)
+    v = random_vectors(2, 4, 5)
+    pulled = kernel.pull(v)
+    assert {name: each.shape for name, each in pulled.items()} == {n: p.shape for n, p in model.named_parameters()}
+    checks.identity("53", torch.cat([each.flatten() for each in pulled.values()]), whole.T @ v.flatten(), rtol=1e-8)
+    u = random_vectors(whole.shape[1], 1)[:, 0]
+    pushed = kernel.push(parts(model, u))
+    assert pushed.shape == kernel.output.shape
+    checks.identity("54", pushed.flatten(), whole @ u, rtol=1e-8)
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(seed=st.integers(0, 99), factor=st.floats(-3, 3))
+def test_pull_is_the_transpose_of_push_and_both_are_linear(seed, factor):
+    model = network()
+    kernel = EmpiricalKernel(model, IMAGE)
+    u = parts(model, random_image(1, 1, sum(p.numel() for p in model.parameters()), seed=seed).flatten())
+    v, w = (random_image(2, 4, 5, seed=seed + k) for k in (1, 2))
+    inner = sum((u[name] * each).sum() for name, each in kernel.pull(v).items())
+    assert (kernel.push(u) * v).sum().item() == pytest.approx(inner.item(), rel=1e-10, abs=1e-12)
+    together = kernel.product(factor * v + w)
+    checks.identity("56", together, factor * kernel.product(v) + kernel.product(w), rtol=1e-9)
+
+
+def test_the_gradient_of_the_loss_is_pulled_back():
+    model, target = network(), random_vectors(2, 4, 5)
+    (0.5 * (model(IMAGE[None])[0] - target).square().sum()).backward()
+    kernel = EmpiricalKernel(model, IMAGE)
+    pulled = kernel.pull(kernel.output - target)
+    for name, parameter in model.named_parameters():
+        checks.identity("53", pulled[name], parameter.grad)
+
+
+def test_the_jacobian_of_the_trained_weights_only():
+    model = network(1)
+    model[0].weight.requires_grad_(False)
+    found = jacobian(model, IMAGE)
+    assert "0.weight" not in found and "0.bias" in found
+    whole = sum(block @ block.T for block in found.values())
+    checks.identity("60", whole, EmpiricalKernel(model, IMAGE).dense())

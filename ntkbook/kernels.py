@@ -252,9 +252,9 @@ def infinite_width(
     - ``"standard"``: parameters are the weights themselves, as PyTorch trains them, and the kernel is divided by c.
       The own term of a hidden layer or the output is its covariance times :math:`r_\ell^2/\sigma_w^2`, that of the
       first layer :math:`c_0 r_1^2/(c\,\sigma_w^2)`, which vanishes in the limit.
-    - ``"paper"``: the recursion (11) as printed, with (68) for the first layer. Own terms as in ``"ntk"``, but the first
-      layer has none, and its covariance is not multiplied by :math:`\sigma_w^2`. The second layer is (12) with the map
-      of its convolution, which the print leaves out.
+    - ``"paper"``: the recursion (11) as printed, with (68) for the first layer. Own terms as in ``"ntk"``, but the
+      first layer has none, and its covariance is not multiplied by :math:`\sigma_w^2`. The second layer is (12) with
+      the map of its convolution, which the print leaves out.
 
     Args:
         spec: the network; it starts and ends with a convolution.

@@ -146,6 +146,8 @@ def _finite_width() -> Iterator[Configuration]:
     for seed in range(3):
         yield from pair(128, 512, seed)
     yield from pair(128, 2048, 0)
+    for seed in range(3):  # the whole image
+        yield from pair(256, 512, seed)
 
 
 PLAN = tuple(_plan())

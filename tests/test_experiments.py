@@ -65,7 +65,7 @@ def test_sizes_of_the_plans():
         "figure6": 9 * 4 + 3 * 4 + 2 * 2,  # images and splits; three further settings of one image, one of two others
         "crops": 3 * 4 + 4 * 3 + 2 + 3 + 4 + 7,  # limits; the U-Net's widths; other networks, descents, 128x128; 32x32
         "widths": 10 * (5 + 4),  # weights' seeds; widths of the vanilla network and of the autoencoder
-        "finite_width": 2 * 3 + 2 * (3 * 6 + 3 + 1 + 3),  # limits; descents and own kernels at 64x64, 128x128 and 256x256
+        "finite_width": 2 * 3 + 2 * (3 * 6 + 3 + 1 + 3),  # limits; descents and own kernels by side: 64, 128, 256
     }
 
 

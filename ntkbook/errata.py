@@ -110,7 +110,7 @@ ERRATA: Mapping[int, Erratum] = MappingProxyType(
         ),
         64: Erratum(
             "The sum should be of (I - W)^k W y from k = 0; as printed it is of W^k y from k = 1.",
-            "(65) and (66) follow from it and fail, too. The figures use (5) and (6), which are right.",
+            "(65) and (66) have the same powers, from k = 0, and fail, too. The figures use (5) and (6), which hold.",
         ),
         65: Erratum(
             (

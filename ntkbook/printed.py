@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ntkbook.dynamics import Gaussian
+from ntkbook.dynamics import Gaussian, descent, descent_distribution
 from ntkbook.kernels import infinite_width
 from ntkbook.layers import Serial
 from ntkbook.matrix_form import convolution_matrix
@@ -108,32 +108,29 @@ def equation_62(covariance: Tensor, tangent: Tensor, shape: tuple[int, int], siz
 
 def equation_64(filter_matrix: Tensor, start: Tensor, target: Tensor, iterations: int) -> Tensor:
     """(64): powers of W instead of I - W, from k = 1, and W is missing before y; output after t steps."""
-    decay, power, total = _decay(filter_matrix, iterations), target, torch.zeros_like(target)
+    power, total = target, torch.zeros_like(target)
     for _ in range(1, iterations):
         power = filter_matrix @ power
         total = total + power
-    return decay @ start + total
+    return descent(filter_matrix, start, torch.zeros_like(target), iterations) + total
 
 
 def equation_65(filter_matrix: Tensor, start: Tensor, target: Tensor, iterations: int) -> Tensor:
     """(65): the geometric series of powers of W, with the inverse of I - W."""
-    return _decay(filter_matrix, iterations) @ start + _series(filter_matrix, target, iterations)
+    from_start = descent(filter_matrix, start, torch.zeros_like(target), iterations)
+    return from_start + _series(filter_matrix, target, iterations)
 
 
 def equation_66(filter_matrix: Tensor, prior: Tensor, target: Tensor, iterations: int) -> Gaussian:
     """(66): the mean of the printed geometric series; the covariance is right."""
-    decay = _decay(filter_matrix, iterations)
-    return Gaussian(_series(filter_matrix, target, iterations), decay @ prior @ decay)
+    right = descent_distribution(filter_matrix, prior, target, iterations)
+    return right._replace(mean=_series(filter_matrix, target, iterations))
 
 
 def equation_68(inputs: Tensor, size: int) -> Tensor:
     r"""(68): the covariance of the first layer for c0 channels without :math:`\sigma_w^2` (its j runs from 1 here)."""
     x = inputs.flatten(1)
     return convolution_map(x.T @ x / len(x), tuple(inputs.shape[1:]), size)
-
-
-def _decay(filter_matrix: Tensor, iterations: int) -> Tensor:
-    return torch.linalg.matrix_power(torch.eye(len(filter_matrix)).to(filter_matrix) - filter_matrix, iterations)
 
 
 def _series(filter_matrix: Tensor, target: Tensor, iterations: int) -> Tensor:

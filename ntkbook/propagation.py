@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ntkbook.covariances import relu_moments
-from ntkbook.images import PADDINGS, padded_positions
+from ntkbook.images import PADDINGS, extract_patches
 
 WEIGHT_VARIANCE = 2.0
 
@@ -39,13 +39,9 @@ def window_positions(shape: tuple[int, int], size: int, padding: str = "circular
         raise ValueError(f"The side of a window must be odd and at least 1, not {size}.")
     if padding not in PADDINGS:
         raise ValueError(f"Unknown padding {padding!r}; accepted are {', '.join(PADDINGS)}.")
-    (height, width), reach = shape, size // 2
-    rows, rows_outside = padded_positions(-reach, height + reach, height, padding)
-    columns, columns_outside = padded_positions(-reach, width + reach, width, padding)
-    pixels = rows[:, None] * width + columns
-    if padding == "zeros":
-        pixels = pixels.masked_fill(rows_outside[:, None] | columns_outside, height * width)
-    return pixels.unfold(0, height, 1).unfold(1, width, 1).flatten(2).flatten(0, 1)
+    pixels = shape[0] * shape[1]
+    numbered = torch.arange(1, pixels + 1).view(1, *shape)  # from 1, for outside the image the patches have zeros
+    return (extract_patches(numbered, size, padding, 0, shape[0]).mT - 1) % (pixels + 1)
 
 
 def convolution_map(covariance: Tensor, shape: tuple[int, int], size: int, padding: str = "circular") -> Tensor:

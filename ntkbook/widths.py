@@ -66,19 +66,20 @@ def distance(estimate: Tensor, reference: Tensor) -> float:
 def run(configuration: Configuration, given: Problem) -> Outcome:
     """Train one network at one width; the curve is the PSNR of gradient descent."""
     settings, noisy = configuration.settings, centre(given.noisy)
+    times = settings["times"]
     spec = ARCHITECTURES[configuration.architecture]
     network = build(spec, settings["channels"], seed=settings["weights_seed"]).to(noisy)
     kernel = EmpiricalKernel(network, noisy)
     largest = kernel.largest_eigenvalue()
     before = [p.detach().clone() for p in network.parameters()]
-    trained = dict(gradient_descent(network, noisy, noisy, 1 / largest, TIMES))
+    trained = dict(gradient_descent(network, noisy, noisy, 1 / largest, times))
     numbers = {"largest_eigenvalue": largest}
     numbers["largest_eigenvalue_after"] = EmpiricalKernel(network, noisy).largest_eigenvalue()
     for layer, change in enumerate(weight_changes(before, network.parameters()), start=1):
         numbers |= {f"{name}_{layer}": value for name, value in change.items()}
     references = {
-        "own": twicing_by_products(kernel, noisy, 1 / largest, TIMES),
-        "limit": twicing_in_the_limit(spec, noisy, TIMES),
+        "own": twicing_by_products(kernel, noisy, 1 / largest, times),
+        "limit": twicing_in_the_limit(spec, noisy, times),
     }
     for name, estimates in references.items():
         for (t, output), estimate in zip(trained.items(), estimates, strict=True):

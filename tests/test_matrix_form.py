@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from literal_kernels import position
 from tiny_images import random_image
 from torch import Tensor
 
@@ -28,17 +29,6 @@ def random_weight(outputs: int, inputs: int, size: int, seed: int = 0) -> Tensor
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((outputs, inputs, size, size)))
 
 
-def where(index: int, length: int, padding: str) -> int | None:
-    """The sample that stands at an index past the border, or None."""
-    if 0 <= index < length:
-        return index
-    if padding == "circular":
-        return index % length
-    if padding == "reflect":
-        return -index if index < 0 else 2 * (length - 1) - index
-    return None
-
-
 def literal_matrix(weight: Tensor, shape: tuple[int, int], padding: str) -> Tensor:
     """One entry after the other: row (i, p), column (j, q) sums the weights whose offset leads from p to q."""
     outputs, inputs, size, _ = weight.shape
@@ -46,7 +36,7 @@ def literal_matrix(weight: Tensor, shape: tuple[int, int], padding: str) -> Tens
     matrix = torch.zeros(outputs, height, width, inputs, height, width, dtype=weight.dtype)
     ends = (range(outputs), range(inputs), range(height), range(width), range(size), range(size))
     for i, j, row, column, k, m in itertools.product(*ends):
-        source = where(row + k - size // 2, height, padding), where(column + m - size // 2, width, padding)
+        source = position(row + k - size // 2, height, padding), position(column + m - size // 2, width, padding)
         if None not in source:
             matrix[(i, row, column, j, *source)] += weight[i, j, k, m]
     return matrix.flatten(3).flatten(0, 2)

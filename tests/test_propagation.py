@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from literal_kernels import position
 from tiny_images import literal_patches, random_image
 from torch import Tensor
 
@@ -32,22 +33,11 @@ REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=20)
 SHAPES = [(3, 3), (3, 4), (4, 5)]
 
 
-def folded(index: int, length: int, padding: str) -> int | None:
-    """Where a row or column beyond the border is read, or None."""
-    if 0 <= index < length:
-        return index
-    if padding == "zeros":
-        return None
-    if padding == "circular":
-        return index % length
-    return -index if index < 0 else 2 * (length - 1) - index
-
-
 def window(pixel: tuple[int, int], shape: tuple[int, int], size: int, padding: str) -> list[int | None]:
     """Row-major indices of a pixel's window, None outside."""
     reach, found = range(-(size // 2), size // 2 + 1), []
     for k in itertools.product(reach, reach):
-        row, column = (folded(p + step, n, padding) for p, step, n in zip(pixel, k, shape, strict=True))
+        row, column = (position(p + step, n, padding) for p, step, n in zip(pixel, k, shape, strict=True))
         found.append(None if row is None or column is None else row * shape[1] + column)
     return found
 

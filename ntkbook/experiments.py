@@ -1,29 +1,27 @@
-"""The plan of every table and figure that needs paper-scale runs, and what runs one of them.
+"""The plan of every table and figure that needs paper-scale runs, and which function makes which run.
 
-A table is a tuple of configurations; running one gives a :class:`~ntkbook.records.Record`. What is already in the
-store is not run again, so an interrupted run goes on where it stopped.
+A table is a tuple of configurations; :mod:`ntkbook.runner` makes their records.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ntkbook import depth, limits, widths
+from ntkbook import depth, limits, training_runs, widths
 from ntkbook.baselines import BASELINES
+from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
-from ntkbook.images import OTHERS, SET9, add_noise, centre, constant_image, load, psnr, to_matrix
+from ntkbook.images import OTHERS, SET9, add_noise, central, centre, constant_image, load, psnr, to_matrix
 from ntkbook.kernels import PatchKernel
 from ntkbook.lanczos import lanczos
 from ntkbook.landmarks import Landmarks
 from ntkbook.nystrom import nystrom_filter, select_columns
-from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem
-from ntkbook.records import Levels, Record, provenance
+from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem, network_input
+from ntkbook.records import Levels
 from ntkbook.restoration import RECIPES, Recipe, restore
-from ntkbook.results import Store
 from ntkbook.stopping import PROBE, iteration_grid, monte_carlo_sure, psnr_curve
 
 RUN_MEMORY = 6 * 2**30  # bytes of columns a run may keep; more are computed again
@@ -101,10 +99,11 @@ def _exact() -> Iterator[Configuration]:
     yield Configuration("exact", "house", 0, 25, "vanilla", "image", "float32", settings)
 
 
+TABLE1 = (*_table1(), *training_runs.TABLE1)
 TABLES: Mapping[str, tuple[Configuration, ...]] = {
-    "table1": tuple(_table1()),
-    "table4": tuple(_table4()),
-    "table5": tuple(_table1()),
+    "table1": TABLE1,
+    "table4": (*_table4(), *training_runs.TABLE4),
+    "table5": TABLE1,
     "baselines": tuple(_baselines()),
     "columns": tuple(_columns()),
     "exact": tuple(_exact()),
@@ -114,6 +113,7 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "crops": limits.PLAN,
     "widths": widths.PLAN,
     "finite_width": limits.FINITE_WIDTH,
+    "learning_rates": training_runs.LEARNING_RATE_GRID,
 }
 
 
@@ -121,9 +121,7 @@ def problem(configuration: Configuration, device: torch.device) -> Problem:
     """The clean and noisy image of a configuration, or the crop that it names, in its precision, on the device."""
     clean = load(configuration.image, getattr(torch, configuration.precision)).to(device)
     if "crop" in configuration.settings:
-        side = configuration.settings["crop"]
-        top, left = ((length - side) // 2 for length in clean.shape[1:])
-        clean = clean[:, top : top + side, left : left + side].contiguous()
+        clean = central(clean, configuration.settings["crop"])
     noisy = add_noise(clean, configuration.sigma, configuration.noise_seed)
     levels = Levels(noisy_psnr=psnr(noisy, clean), constant_psnr=psnr(constant_image(clean), clean))
     return Problem(clean, noisy, levels)
@@ -135,7 +133,7 @@ def _run_nystrom(configuration: Configuration, given: Problem) -> Outcome:
     pixels = noisy.shape[1] * noisy.shape[2]
     count = settings["columns"] if settings["columns"] >= 1 else round(settings["columns"] * pixels)
     times = iteration_grid(settings["largest_iteration"], PER_DECADE)
-    source = noisy if configuration.input == "image" else _noise_input(noisy, settings["input_seed"])
+    source = network_input(configuration, given.noisy)
     kernel = PatchKernel(source, settings["patch_size"], padding=settings["padding"])
     chosen = select_columns(kernel, count, settings["selection"], settings["column_seed"])
 
@@ -156,11 +154,6 @@ def _run_nystrom(configuration: Configuration, given: Problem) -> Outcome:
         curve = psnr_curve(filter_, to_matrix(noisy), given.clean, times)
     numbers["degrees_of_freedom"] = filter_.degrees_of_freedom(max(curve, key=curve.get))
     return Outcome(curve, numbers)
-
-
-def _noise_input(like: Tensor, seed: int) -> Tensor:
-    """A network input of independent N(0, 1) pixels (Section 3.1), drawn on the CPU."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(like.shape))).to(like)
 
 
 def _run_exact(configuration: Configuration, given: Problem) -> Outcome:
@@ -203,65 +196,6 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "width": widths.run,
     "baseline": _run_baseline,
 }
-
-
-def run(configuration: Configuration, device: torch.device) -> Record:
-    """Run one configuration.
-
-    Args:
-        configuration: what to run; its method must be one of ``METHODS``.
-        device: where.
-
-    Returns:
-        The record, with its provenance.
-
-    Raises:
-        ValueError: the method is not known.
-    """
-    if configuration.method not in METHODS:
-        raise ValueError(f"Unknown method {configuration.method!r}; accepted are {', '.join(METHODS)}.")
-    given = problem(configuration, device)
-    started = time.perf_counter()
-    outcome = METHODS[configuration.method](configuration, given)
-    seconds = time.perf_counter() - started
-    best = max(outcome.curve, key=outcome.curve.get)
-    return Record(
-        configuration=configuration,
-        best_psnr=outcome.curve[best],
-        best_iteration=best,
-        curve=outcome.curve,
-        levels=given.levels,
-        seconds=seconds,
-        provenance=provenance(device),
-        outcome=outcome.numbers,
-    )
-
-
-def run_missing(
-    configurations: Iterable[Configuration], store: Store, device: torch.device, budget: float = float("inf")
-) -> Iterator[tuple[Configuration, Record]]:
-    """Run what the store does not hold yet, one after the other, and put each record into it when it is done.
-
-    Args:
-        configurations: what to run, in order.
-        store: where records are looked up and added.
-        device: where to run.
-        budget: seconds after which no further run is started.
-
-    Yields:
-        Each configuration that was run, with its record.
-    """
-    started = time.monotonic()
-    for configuration in configurations:
-        if time.monotonic() - started >= budget:
-            return
-        if store.get(configuration) is None:
-            record = run(configuration, device)
-            store.add(record)
-            yield configuration, record
-
-
-def coverage(store: Store) -> dict[str, tuple[int, int]]:
-    """For each table: how many of its records are there, and how many it plans."""
-    held = {record.configuration.key for record in store}
-    return {name: (sum(c.key in held for c in plan), len(plan)) for name, plan in TABLES.items()}
+RESUMABLE: Mapping[str, Callable[[Configuration, Problem, Checkpoint], Outcome | None]] = {
+    "training": training_runs.run,
+}

@@ -122,6 +122,12 @@ def constant_image(image: Tensor) -> Tensor:
     return image.mean(dim=(1, 2), keepdim=True).expand_as(image).clone()
 
 
+def central(image: Tensor, side: int) -> Tensor:
+    """The central square of an image, shape (channels, side, side), or less where the image is smaller."""
+    top, left = (max(0, (length - side) // 2) for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side].contiguous()
+
+
 def centre(image: Tensor) -> Tensor:
     """Shift an image from [0, 1] to [-0.5, 0.5] (the paper's Appendix I).
 

@@ -83,15 +83,17 @@ class Store:
         path = self.path(record.configuration)
         if not self._accepts(record):
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # hidden, unique, on the same disk
-        try:
-            temporary.write_text(record.to_json(), encoding="utf-8", newline="\n")
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        _write(path, record.to_json().encode("utf-8"))
+        return path
+
+    def picture(self, configuration: Configuration) -> Path:
+        """Where the picture of a run lies, a PNG file beside its record, whether it is there or not."""
+        return self.path(configuration).with_suffix(".png")
+
+    def add_picture(self, configuration: Configuration, content: bytes) -> Path:
+        """Write the picture of a run, the bytes of a PNG file, by atomic rename; one that is there is replaced."""
+        path = self.picture(configuration)
+        _write(path, content)
         return path
 
     def get(self, configuration: Configuration) -> Record | None:
@@ -190,6 +192,18 @@ class Store:
             path = str(self.path(record.configuration))
             raise RecordError(f"The record {path!r} is kept: a second run of its configuration differs ({difference}).")
         return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # hidden, unique, on the same disk
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 class MeanSpread(NamedTuple):

@@ -97,7 +97,25 @@ class EmpiricalKernel:
             ValueError: it did not settle within the steps.
         """
         start = np.random.default_rng(seed).standard_normal(tuple(self.output.shape))
-        return power_iteration(self.product, torch.from_numpy(start).to(self.output), tolerance, steps)
+        return power_iteration(self.product, torch.from_numpy(start).to(self.output), tolerance, steps)[0]
+
+    def leading(self, near: Tensor | None, tolerance: float = 1e-3) -> tuple[float, Tensor]:
+        """The largest eigenvalue, and its eigenvector as a start for the kernel of weights a little further on.
+
+        Args:
+            near: an estimate of the eigenvector, of the output's shape; None for a random start.
+            tolerance: as above.
+
+        Returns:
+            The Rayleigh quotient of the vector before the last, and the last vector, of length 1.
+
+        Raises:
+            ValueError: it did not settle within 1000 products.
+        """
+        if near is None:
+            near = torch.from_numpy(np.random.default_rng(0).standard_normal(tuple(self.output.shape))).to(self.output)
+            return power_iteration(self.product, near, tolerance, 1000)
+        return power_iteration(self.product, near, tolerance, 1000, least=1)
 
     def dense(self, output: int = 0) -> Tensor:
         """The Gram matrix of one output channel, :eq:`eq-ntk-10`, (pixels, pixels), for images up to 64x64 pixels.
@@ -143,17 +161,21 @@ def jacobian(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: rows.flatten(1) for name, rows in vmap(kernel.pull)(units).items()}
 
 
-def power_iteration(product: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, steps: int) -> float:
-    """The largest eigenvalue of a positive semidefinite operator.
+def power_iteration(
+    product: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, steps: int, least: int = LEAST_STEPS
+) -> tuple[float, Tensor]:
+    """The largest eigenvalue of a positive semidefinite operator, and its eigenvector.
 
     Args:
         product: the operator, from and to tensors of one shape.
         start: of that shape, not zero.
         tolerance: stop when an iteration changes the estimate by less than this share of it.
         steps: at most so many products.
+        least: but after at least so many.
 
     Returns:
-        The Rayleigh quotient of the last vector; 0 for the zero operator.
+        The Rayleigh quotient of the last vector that was multiplied, 0 for the zero operator; and its image, of
+        length 1, or that vector where the image is 0.
 
     Raises:
         ValueError: a product is not finite, or the estimate did not settle within the steps.
@@ -164,7 +186,10 @@ def power_iteration(product: Callable[[Tensor], Tensor], start: Tensor, toleranc
         estimate, length = (vector * image).sum().item(), image.norm()
         if not math.isfinite(estimate):
             raise ValueError("A product with the operator is not finite.")
-        if length == 0 or (done >= LEAST_STEPS and abs(estimate - before) <= tolerance * abs(estimate)):
-            return estimate
-        vector, before = image / length, estimate
+        if length == 0:
+            return estimate, vector
+        vector = image / length
+        if done >= least and abs(estimate - before) <= tolerance * abs(estimate):
+            return estimate, vector
+        before = estimate
     raise ValueError(f"Power iteration did not settle to {tolerance:g} within {steps} steps; the last was {before:g}.")

@@ -1,0 +1,181 @@
+"""The trained cells of the paper's tables: which networks, on what, how long; and what runs one of them.
+
+The cells of Table 1 are named as in ``paper_numbers``: architecture, optimiser and input, such as
+``autoencoder/adam/noise``.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from ntkbook.checkpoints import Checkpoint
+from ntkbook.configuration import Configuration
+from ntkbook.images import SET9, central, centre, uncentre
+from ntkbook.limits import ARCHITECTURES
+from ntkbook.networks import build
+from ntkbook.problems import PER_DECADE, Outcome, Problem, network_input
+from ntkbook.stopping import iteration_grid
+from ntkbook.training import Adam, GradientDescent, Stopping, Trainer
+
+CHANNELS: Mapping[str, int] = {"vanilla": 512, "autoencoder": 128, "unet": 128}  # Appendix H
+BETWEEN_STOPS = 20  # iterations between two looks at the stopping rule, the clock and the bar
+PICTURED = ("house", "baboon", "f16")  # Figures 3, 8 and 9
+PICTURE_SIDE = 256
+
+
+class Cell(NamedTuple):
+    """One trained cell of Table 1."""
+
+    architecture: str
+    optimiser: str
+    input: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``autoencoder/adam/noise``."""
+        return "/".join(self)
+
+
+# In order of value for a run that may be cut short.
+CELLS = tuple(
+    Cell(*name.split("/"))
+    for name in (
+        "autoencoder/adam/noise autoencoder/adam/image unet/adam/noise unet/adam/image vanilla/adam/image "
+        "vanilla/gd/image unet/gd/image unet/gd/noise autoencoder/gd/noise vanilla/adam/noise autoencoder/gd/image "
+        "vanilla/gd/noise"
+    ).split()
+)
+LEARNING_RATES: Mapping[tuple[str, str], float] = {
+    ("vanilla", "image"): 1e-4,
+    ("vanilla", "noise"): 1e-3,
+    ("unet", "image"): 1e-3,
+    ("unet", "noise"): 1e-3,
+    ("autoencoder", "image"): 1e-3,
+    ("autoencoder", "noise"): 1e-3,
+}
+GRID: Mapping[tuple[str, str], tuple[float, ...]] = {
+    ("vanilla", "image"): (3e-5, 1e-4, 3e-4, 1e-3),
+    ("vanilla", "noise"): (1e-3, 1e-2),
+    ("unet", "image"): (1e-4, 3e-4, 1e-3, 3e-3),
+    ("unet", "noise"): (3e-4, 1e-3, 3e-3),
+    ("autoencoder", "image"): (3e-4, 1e-3, 3e-3),
+    ("autoencoder", "noise"): (3e-4, 1e-3, 3e-3),
+}
+
+
+def trained(image: str, noise_seed: int, cell: Cell, sigma: float = 25, **settings: object) -> Configuration:
+    """The configuration of one training run; the noise, the weights and the input have seeds of their own."""
+    chosen: dict[str, object] = {
+        "optimiser": cell.optimiser,
+        "channels": CHANNELS[cell.architecture],
+        "weights_seed": noise_seed,
+        "products": "bfloat16",
+        "patience": 100,
+        "patience_share": 0.5,
+        "largest_iteration": 1_000_000,
+    }
+    if cell.optimiser == "adam":
+        chosen["learning_rate"] = LEARNING_RATES[cell.architecture, cell.input]
+    else:
+        chosen["gamma"] = 1
+    if cell.input == "noise":
+        chosen["input_seed"] = 1000 + noise_seed
+    return Configuration(
+        "training", image, noise_seed, sigma, cell.architecture, cell.input, "float32", chosen | settings
+    )
+
+
+def cell_of(configuration: Configuration) -> Cell:
+    """The cell of a training run."""
+    return Cell(configuration.architecture, configuration.settings["optimiser"], configuration.input)
+
+
+def trainer(configuration: Configuration, given: Problem) -> Trainer:
+    """The trainer of a configuration, before its first iteration."""
+    settings = configuration.settings
+    x = network_input(configuration, given.noisy)
+    network = build(ARCHITECTURES[configuration.architecture], settings["channels"], seed=settings["weights_seed"])
+    rule = Adam(settings["learning_rate"]) if settings["optimiser"] == "adam" else GradientDescent(settings["gamma"])
+    return Trainer(
+        network.to(x),
+        x,
+        centre(given.noisy),
+        centre(given.clean),
+        rule,
+        from_zero=configuration.input == "image",
+        products=getattr(torch, settings["products"]),
+        times=iteration_grid(settings["largest_iteration"], PER_DECADE),
+        follow=True,
+    )
+
+
+def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome | None:
+    """Train one network until its stopping rule says so, or, None, until the checkpoint's deadline."""
+    settings = configuration.settings
+    stopping = Stopping(settings["patience"], settings["patience_share"], settings["largest_iteration"])
+    training = trainer(configuration, given)
+    earlier, started = 0.0, time.perf_counter()
+    state = checkpoint.load(given.noisy.device)
+    if state is not None:
+        training.restore(state["training"])
+        earlier = state["seconds"]
+    with tqdm(
+        desc="/".join(cell_of(configuration)), unit="it", initial=training.iteration, leave=False, disable=None
+    ) as bar:
+        while not stopping.ends(training.iteration, training.best[0]):
+            if checkpoint.due:
+                checkpoint.save({"training": training.state(), "seconds": earlier + time.perf_counter() - started})
+            if checkpoint.expired:
+                return None
+            training.advance(min(BETWEEN_STOPS, stopping.largest + 1 - training.iteration))
+            best, best_psnr = training.best
+            bar.total = stopping.last(best)
+            bar.set_postfix(psnr=f"{training.psnr:.2f} dB", best=f"{best_psnr:.2f} at {best}", refresh=False)
+            bar.update(training.iteration - bar.n)
+    return _outcome(training, configuration, given, earlier)
+
+
+def _outcome(training: Trainer, configuration: Configuration, given: Problem, earlier: float) -> Outcome:
+    numbers: dict[str, float] = {"iterations": training.iteration, "travelled": training.travelled}
+    curve = {t: psnr for t, psnr in training.curve.items() if abs(psnr) < float("inf")}
+    numbers["iterations_not_finite"] = len(training.curve) - len(curve)
+    measured = training.eigenvalues
+    for name, t in (("", min(measured, default=None)), ("_last", max(measured, default=None))):
+        if t is not None:
+            numbers[f"largest_eigenvalue{name}"] = measured[t]
+    for t, changes in list(training.weight_changes.items())[-1:]:
+        for layer, (length, largest) in enumerate(changes, start=1):
+            numbers |= {f"l2_{layer}": length, f"max_{layer}": largest}
+        numbers["weights_at"] = t
+    picture = None
+    if configuration.image in PICTURED and configuration.noise_seed == 0 and "crop" not in configuration.settings:
+        picture = central(uncentre(training.best_output), PICTURE_SIDE)
+    return Outcome(curve, numbers, training.best, picture, earlier)
+
+
+def _table1() -> Iterator[Configuration]:
+    for seed in range(3):
+        for cell in CELLS:
+            yield from (trained(image, seed, cell) for image in SET9)
+
+
+def _table4() -> Iterator[Configuration]:
+    cells = (Cell("autoencoder", "adam", "noise"), Cell("autoencoder", "adam", "image"))
+    for seed in range(3):
+        for sigma in (5, 100):
+            yield from (trained(image, seed, cell, sigma) for cell in cells for image in SET9)
+
+
+def _learning_rate_grid() -> Iterator[Configuration]:
+    for cell in CELLS:
+        if cell.optimiser == "adam":
+            for rate in GRID[cell.architecture, cell.input]:
+                yield trained("house", 0, cell, learning_rate=rate)
+
+
+TABLE1 = tuple(_table1())
+TABLE4 = tuple(_table4())
+LEARNING_RATE_GRID = tuple(_learning_rate_grid())

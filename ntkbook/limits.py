@@ -8,7 +8,8 @@ eigenvalue of 1, so that iterations compare.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ntkbook.configuration import Configuration
 from ntkbook.images import centre, psnr, to_image, to_matrix, uncentre
@@ -16,7 +17,7 @@ from ntkbook.kernels import infinite_width
 from ntkbook.lanczos import KrylovFilter, lanczos
 from ntkbook.layers import AUTOENCODER, UNET, VANILLA, Serial, unet
 from ntkbook.networks import build
-from ntkbook.problems import LARGEST_ITERATION, Outcome, Problem
+from ntkbook.problems import LARGEST_ITERATION, Outcome, Problem, network_input
 from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
 from ntkbook.training import gradient_descent
@@ -34,13 +35,14 @@ def _times(configuration: Configuration) -> tuple[int, ...]:
     return iteration_grid(configuration.settings["largest_iteration"], PER_DECADE)
 
 
-def filtered(krylov: KrylovFilter, given: Problem, times: Sequence[int]) -> Outcome:
+def filtered(krylov: KrylovFilter, given: Problem, times: Sequence[int], start: Tensor | float = 0.0) -> Outcome:
     """The PSNR of twicing by Lanczos' method, and by how much the last quarter of its steps still changes the best.
 
     Args:
-        krylov: started from the centred noisy image, as a matrix (pixels, channels) or as one long column.
+        krylov: started from the centred noisy image less ``start``, as a matrix (pixels, channels) or one long column.
         given: the problem.
         times: numbers of iterations.
+        start: :math:`z^0`, of the image's shape.
     """
     fewer = krylov.truncated(krylov.tridiagonal.shape[-1] * 3 // 4)
 
@@ -48,15 +50,17 @@ def filtered(krylov: KrylovFilter, given: Problem, times: Sequence[int]) -> Outc
         estimate = found.apply(t)
         shape = given.noisy.shape
         image = to_image(estimate, *shape[1:]) if estimate.shape[1] > 1 else estimate.view(shape)
-        return psnr(uncentre(image), given.clean)
+        return psnr(uncentre(image + start), given.clean)
 
     curve = {t: quality(krylov, t) for t in times}
     best = max(curve, key=curve.get)
     return Outcome(curve, {"change_from_last_quarter_of_steps_db": abs(curve[best] - quality(fewer, best))})
 
 
-def _with_largest(krylov: KrylovFilter, configuration: Configuration, given: Problem) -> Outcome:
-    outcome = filtered(krylov, given, _times(configuration))
+def _with_largest(
+    krylov: KrylovFilter, configuration: Configuration, given: Problem, start: Tensor | float = 0.0
+) -> Outcome:
+    outcome = filtered(krylov, given, _times(configuration), start)
     return replace(outcome, numbers={**outcome.numbers, "largest_eigenvalue": krylov.largest})
 
 
@@ -74,11 +78,15 @@ def run_whole(configuration: Configuration, given: Problem) -> Outcome:
 
 
 def run_lazy(configuration: Configuration, given: Problem) -> Outcome:
-    """Twicing with the tangent kernel of the finite network at initialisation: what gradient descent does if lazy."""
-    noisy = centre(given.noisy)
-    kernel = EmpiricalKernel(_network(configuration).to(noisy), noisy)
-    krylov = lanczos(lambda v: kernel @ v, noisy.reshape(-1, 1), configuration.settings["lanczos_steps"])
-    return _with_largest(krylov, configuration, given)
+    """Twicing with the tangent kernel of the finite network at initialisation: what gradient descent does if lazy.
+
+    With the image as input it starts at 0, with noise at the network's first output, as training does.
+    """
+    noisy, x = centre(given.noisy), network_input(configuration, given.noisy)
+    kernel = EmpiricalKernel(_network(configuration).to(x), x)
+    start = kernel.output if configuration.input == "noise" else torch.zeros_like(noisy)
+    krylov = lanczos(lambda v: kernel @ v, (noisy - start).reshape(-1, 1), configuration.settings["lanczos_steps"])
+    return _with_largest(krylov, configuration, given, start)
 
 
 def run_descent(configuration: Configuration, given: Problem) -> Outcome:

@@ -142,8 +142,8 @@ class Stopping:
 class Trainer:
     r"""A network in training on one image, at some iteration.
 
-    Iteration t is the output :math:`z^t`, whether it is the best so far, and the step to the weights of t + 1. Nothing is
-    read back from the device between iterations.
+    Iteration t is the output :math:`z^t`, whether it is the best so far, and the step to the weights of t + 1. Nothing
+    is read back from the device between iterations.
 
     Args:
         network: as for :class:`ntkbook.forward.FixedInput`; its weights are trained.

@@ -6,6 +6,7 @@ The cells of Table 1 are named as in ``paper_numbers``: architecture, optimiser 
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from ntkbook.configuration import Configuration
 from ntkbook.images import SET9, central, centre, uncentre
 from ntkbook.limits import ARCHITECTURES
 from ntkbook.networks import build
-from ntkbook.problems import PER_DECADE, Outcome, Problem, network_input
+from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem, network_input
 from ntkbook.stopping import iteration_grid
 from ntkbook.training import Adam, GradientDescent, Stopping, Trainer
 
@@ -39,14 +40,22 @@ class Cell(NamedTuple):
         return "/".join(self)
 
 
-# In order of value for a run that may be cut short.
-CELLS = tuple(
+CELLS = tuple(  # in order of value for a run that may be cut short
     Cell(*name.split("/"))
     for name in (
-        "autoencoder/adam/noise autoencoder/adam/image unet/adam/noise unet/adam/image vanilla/adam/image "
-        "vanilla/gd/image unet/gd/image unet/gd/noise autoencoder/gd/noise vanilla/adam/noise autoencoder/gd/image "
-        "vanilla/gd/noise"
-    ).split()
+        "autoencoder/adam/noise",
+        "autoencoder/adam/image",
+        "unet/adam/noise",
+        "unet/adam/image",
+        "vanilla/adam/image",
+        "vanilla/gd/image",
+        "unet/gd/image",
+        "unet/gd/noise",
+        "autoencoder/gd/noise",
+        "vanilla/adam/noise",
+        "autoencoder/gd/image",
+        "vanilla/gd/noise",
+    )
 )
 LEARNING_RATES: Mapping[tuple[str, str], float] = {
     ("vanilla", "image"): 1e-4,
@@ -85,6 +94,17 @@ def trained(image: str, noise_seed: int, cell: Cell, sigma: float = 25, **settin
         chosen["input_seed"] = 1000 + noise_seed
     return Configuration(
         "training", image, noise_seed, sigma, cell.architecture, cell.input, "float32", chosen | settings
+    )
+
+
+def prediction(configuration: Configuration, lanczos_steps: int = 100) -> Configuration:
+    """What the tangent kernel at initialisation predicts of a run of gradient descent, as a configuration to run."""
+    kept = {name: configuration.settings[name] for name in ("crop", "channels", "weights_seed", "input_seed")
+            if name in configuration.settings}  # fmt: skip
+    return replace(
+        configuration,
+        method="lazy",
+        settings=kept | {"lanczos_steps": lanczos_steps, "largest_iteration": LARGEST_ITERATION},
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ntkbook import depth, limits, training_runs, widths
+from ntkbook import depth, limits, training_runs, training_studies, widths
 from ntkbook.baselines import BASELINES
 from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
@@ -114,6 +114,11 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "widths": widths.PLAN,
     "finite_width": limits.FINITE_WIDTH,
     "learning_rates": training_runs.LEARNING_RATE_GRID,
+    "predicted": training_studies.PREDICTED,
+    "small_table1": training_studies.SMALL,
+    "precision": training_studies.PRECISION,
+    "open_choices": training_studies.OPEN,
+    "figure6_descent": training_studies.DEPTHS,
 }
 
 

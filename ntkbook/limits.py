@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ntkbook import depth
 from ntkbook.configuration import Configuration
 from ntkbook.images import centre, psnr, to_image, to_matrix, uncentre
 from ntkbook.kernels import infinite_width
 from ntkbook.lanczos import KrylovFilter, lanczos
-from ntkbook.layers import AUTOENCODER, UNET, VANILLA, Serial, unet
+from ntkbook.layers import AUTOENCODER, UNET, VANILLA, Serial, autoencoder, unet, vanilla
 from ntkbook.networks import build
 from ntkbook.problems import LARGEST_ITERATION, Outcome, Problem, network_input
 from ntkbook.stopping import iteration_grid
@@ -27,6 +28,13 @@ ARCHITECTURES: Mapping[str, Serial] = {
     "autoencoder": AUTOENCODER,
     "unet": UNET,
     "unet-features": unet(features=True),
+    "vanilla-zeros": vanilla(11, padding="zeros"),
+    "autoencoder-zeros": autoencoder(padding="zeros"),
+    "unet-zeros": unet(padding="zeros"),
+} | {
+    f"vanilla-{'-'.join(map(str, sizes))}-{reading}": spec  # Figure 6
+    for sizes in depth.SPLITS
+    for reading, spec in depth.networks(sizes, "reflect").items()
 }
 PER_DECADE = 8
 

@@ -57,6 +57,13 @@ CELLS = tuple(  # in order of value for a run that may be cut short
         "vanilla/gd/noise",
     )
 )
+# With noise as input the PSNR rests for hundreds of iterations at that of a constant image before it rises.
+LONG_PATIENCE = 1000
+PATIENCE: Mapping[tuple[str, str], int] = {
+    ("vanilla", "image"): 100,
+    ("unet", "image"): 100,
+    ("autoencoder", "image"): 500,
+}
 LEARNING_RATES: Mapping[tuple[str, str], float] = {
     ("vanilla", "image"): 1e-4,
     ("vanilla", "noise"): 1e-3,
@@ -76,18 +83,22 @@ GRID: Mapping[tuple[str, str], tuple[float, ...]] = {
 
 
 def trained(image: str, noise_seed: int, cell: Cell, sigma: float = 25, **settings: object) -> Configuration:
-    """The configuration of one training run; the noise, the weights and the input have seeds of their own."""
+    """The configuration of one training run; the noise, the weights and the input have seeds of their own.
+
+    A variant of an architecture, such as ``unet-zeros``, has its channels and its learning rates.
+    """
+    base = cell.architecture.split("-")[0]
     chosen: dict[str, object] = {
         "optimiser": cell.optimiser,
-        "channels": CHANNELS[cell.architecture],
+        "channels": CHANNELS[base],
         "weights_seed": noise_seed,
         "products": "bfloat16",
-        "patience": 100,
+        "patience": PATIENCE.get((base, cell.input), LONG_PATIENCE),
         "patience_share": 0.5,
         "largest_iteration": 1_000_000,
     }
     if cell.optimiser == "adam":
-        chosen["learning_rate"] = LEARNING_RATES[cell.architecture, cell.input]
+        chosen["learning_rate"] = LEARNING_RATES[base, cell.input]
     else:
         chosen["gamma"] = 1
     if cell.input == "noise":
@@ -117,7 +128,12 @@ def trainer(configuration: Configuration, given: Problem) -> Trainer:
     """The trainer of a configuration, before its first iteration."""
     settings = configuration.settings
     x = network_input(configuration, given.noisy)
-    network = build(ARCHITECTURES[configuration.architecture], settings["channels"], seed=settings["weights_seed"])
+    network = build(
+        ARCHITECTURES[configuration.architecture],
+        settings["channels"],
+        seed=settings["weights_seed"],
+        initialisation=settings.get("initialisation", "he"),
+    )
     rule = Adam(settings["learning_rate"]) if settings["optimiser"] == "adam" else GradientDescent(settings["gamma"])
     return Trainer(
         network.to(x),

@@ -1,0 +1,79 @@
+"""Training runs beside the paper's tables: a small Table 1 for any CPU, precision, what the paper leaves open, depth.
+
+None of them stands in for a cell of the paper's tables.
+"""
+
+from collections.abc import Iterator
+
+from ntkbook.configuration import Configuration
+from ntkbook.images import SET9
+from ntkbook.limits import ARCHITECTURES
+from ntkbook.training_runs import CELLS, Cell, prediction, trained
+
+SMALL_SIDE, SMALL_CHANNELS = 64, 64
+SMALL_LARGEST = 3000
+
+
+def small(image: str, noise_seed: int, cell: Cell, **settings: object) -> Configuration:
+    """One cell on the central 64x64 pixels of an image, at most 3000 iterations; the deep networks have 64 channels."""
+    chosen = {"crop": SMALL_SIDE, "largest_iteration": SMALL_LARGEST}
+    if cell.architecture != "vanilla":
+        chosen["channels"] = SMALL_CHANNELS
+    return trained(image, noise_seed, cell, **(chosen | settings))
+
+
+def _small_table() -> Iterator[Configuration]:
+    for cell in CELLS:
+        for image in SET9:
+            run = small(image, 0, cell)
+            yield run
+            if cell.optimiser == "gd":
+                yield prediction(run)
+
+
+def _precision() -> Iterator[Configuration]:
+    """The same run with products in two types: 64x64 pixels, 32 channels, five seeds; and House whole."""
+    for products in ("float32", "bfloat16"):
+        for name in ("autoencoder/adam/image", "autoencoder/adam/noise", "unet/adam/image", "vanilla/adam/image",
+                     "vanilla/gd/image"):  # fmt: skip
+            for seed in range(5):
+                yield small("house", seed, Cell(*name.split("/")), channels=32, products=products)
+        for name in ("vanilla/adam/image", "unet/adam/image", "autoencoder/adam/image"):
+            yield trained("house", 0, Cell(*name.split("/")), products=products)
+
+
+def _open() -> Iterator[Configuration]:
+    """What the paper does not print: padding, where the skips add, the scale of the first weights."""
+    for name in ("vanilla", "autoencoder", "unet"):
+        cell = Cell(name, "adam", "image")
+        yield trained("house", 0, cell)
+        yield trained("house", 0, cell._replace(architecture=f"{name}-zeros"))
+    yield trained("house", 0, Cell("unet-features", "adam", "image"))
+    for name in ("vanilla", "unet"):
+        yield trained("house", 0, Cell(name, "adam", "image"), initialisation="printed")
+
+
+def _predicted() -> Iterator[Configuration]:
+    """Every cell of gradient descent on House, and what the kernel at initialisation predicts of it."""
+    for cell in CELLS:
+        if cell.optimiser == "gd":
+            run = trained("house", 0, cell)
+            yield run
+            yield prediction(run)
+
+
+def _depths() -> Iterator[Configuration]:
+    """Gradient descent at the depths of Figure 6 on the central 64x64 pixels, and what each kernel predicts."""
+    for channels in (128, 256):
+        for name in (name for name in ARCHITECTURES if name.endswith(("-relu", "-linear"))):
+            for image in ("house", "f16", "baboon") if channels == 128 else ("house",):
+                run = small(image, 0, Cell(name, "gd", "image"), channels=channels)
+                yield run
+                yield prediction(run)
+
+
+SMALL = tuple(_small_table())
+PRECISION = tuple(_precision())
+OPEN = tuple(_open())
+PREDICTED = tuple(_predicted())
+DEPTHS = tuple(_depths())

@@ -85,7 +85,7 @@ def claim(path: Path) -> Iterator[bool]:
     """Whether a run is ours to make; another process that holds the same claim has it until it ends or is killed.
 
     Args:
-        path: of the file that stands for the run. It stays behind, empty.
+        path: of the file that stands for the run. It goes when the run ends; one that a kill left behind does no harm.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -97,4 +97,6 @@ def claim(path: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            path.unlink()
         lock.release()

@@ -1,13 +1,14 @@
-"""How the command refuses: one sentence on the standard error stream, and a non-zero exit code."""
+"""What the commands share: how they refuse, one sentence on the standard error stream and a non-zero exit code."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 INTERRUPTED = 130  # the exit code shells use for Ctrl-C
+DeviceOption = Annotated[str, typer.Option(help="auto (cuda where there is one, then cpu), cpu, cuda or cuda:N.")]
 
 
 def leave(sentence: str, code: int) -> NoReturn:
@@ -86,3 +87,8 @@ def number(text: str, option: str | None = None) -> float:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number", param_hint=option) from None
+
+
+def whole_option(text: str) -> Any:
+    """An option that takes a whole number."""
+    return typer.Option(parser=whole_number, metavar="<int>", help=text)

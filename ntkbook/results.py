@@ -140,7 +140,7 @@ class Store:
         return [record for record in self if wanted(record.configuration)]
 
     def merge(self, other: str | os.PathLike[str] | Store) -> int:
-        """Take over the records of another store: all of them, or none when one is refused.
+        """Take over the records of another store with their pictures: all of them, or none when one is refused.
 
         Args:
             other: a store or its folder.
@@ -150,15 +150,27 @@ class Store:
 
         Raises:
             FileNotFoundError: when the other folder does not exist.
-            RecordError: when a file there is invalid, or a record disagrees with the one here.
+            RecordError: when a file there is invalid, or a record disagrees with the one here. A picture must be an
+                image file; it goes with a record that is new here.
         """
         other = other if isinstance(other, Store) else Store(other)
         if not other.folder.is_dir():
             raise FileNotFoundError(f"The record store {str(other.folder)!r} does not exist; give a folder of records.")
         new = [record for record in other if self._accepts(record)]
+        pictures = {r.configuration: other.picture(r.configuration) for r in new}
+        if any(path.exists() for path in pictures.values()):
+            from ntkbook.image_files import decode  # here, since records alone do not need PyTorch
+        contents = {where: path.read_bytes() for where, path in pictures.items() if path.exists()}
+        for where, content in contents.items():
+            try:
+                decode(content, str(pictures[where]))
+            except ValueError as error:
+                raise RecordError(f"The picture {str(pictures[where])!r} is refused: {error}") from error
         added: list[Path] = []
         try:
             for record in new:
+                if record.configuration in contents:
+                    added.append(self.add_picture(record.configuration, contents[record.configuration]))
                 added.append(self.add(record))
         except BaseException:  # a full disk, an interrupt: leave the store as it was
             for path in added:

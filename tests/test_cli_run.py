@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from command_line import call, listing, picture, refused
 
-from ntkbook import cli, experiments
+from ntkbook import cli_plan, experiments, runner
 from ntkbook.configuration import Configuration
 from ntkbook.images import SET9, add_noise, save
 from ntkbook.restoration import RECIPES
@@ -89,7 +89,7 @@ def test_run_makes_what_is_missing(small_plan):
 )
 def test_run_narrows_the_plan(small_plan, monkeypatch, options, count):
     asked = []
-    monkeypatch.setattr(experiments, "run_missing", lambda plan, *_: iter(asked.extend(plan) or ()))
+    monkeypatch.setattr(runner, "run_missing", lambda plan, *_: iter(asked.extend(plan) or ()))
     assert call("run", "small", *options, "--results", small_plan).code == 0
     assert len(asked) == count
 
@@ -105,7 +105,7 @@ def test_run_takes_a_baseline_by_its_name(small_plan):
 def test_the_budget_stops_the_next_run(small_plan, monkeypatch):
     minutes = iter(range(0, 600, 60))
     clock = SimpleNamespace(monotonic=lambda: next(minutes), perf_counter=time.perf_counter)
-    monkeypatch.setattr(experiments, "time", clock)
+    monkeypatch.setattr(runner, "time", clock)
     result = call("run", "small", "--budget", "3m", "--results", small_plan, "--device", "cpu")
     assert result.code == 0
     assert result.out[-1] == "2 of 6 missing records of small made, stopped by the budget of 3m"
@@ -114,11 +114,11 @@ def test_the_budget_stops_the_next_run(small_plan, monkeypatch):
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("1h", 3600), ("1.5h", 5400)])
 def test_budgets(text, seconds):
-    assert cli.parse_budget(text) == seconds
+    assert cli_plan.parse_budget(text) == seconds
 
 
 def test_an_interrupted_run_keeps_what_is_done(small_plan, monkeypatch):
-    real, calls = experiments.run, []
+    real, calls = runner.perform, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -126,7 +126,7 @@ def test_an_interrupted_run_keeps_what_is_done(small_plan, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(experiments, "run", interrupted)
+    monkeypatch.setattr(runner, "perform", interrupted)
     result = call("run", "small", "--results", small_plan, "--device", "cpu")
     assert result.code == 130
     assert result.err == [f"ntkbook: interrupted; 1 of 6 runs are done and kept in {small_plan}."]

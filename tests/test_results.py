@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from sample_records import configuration, record
 
 from ntkbook import results
+from ntkbook.image_files import encode
 from ntkbook.results import Levels, RecordError, Store
 
 
@@ -84,11 +86,25 @@ def test_a_killed_write_is_passed_over(store):
     path = store.add(record())
     path.with_name(f".{path.name}.0123.tmp").write_text("{", encoding="utf-8")
     path.with_name(f".{path.name}").write_text("{", encoding="utf-8")
-    path.with_suffix(".png").write_bytes(b"a picture that a figure needs")
     assert list(store) == [record()]
     other = Store(store.folder.parent / "other")
     assert other.merge(store) == 1
     assert list(files(other.folder)) == [f"nystrom/{path.name}"]
+
+
+def test_merging_takes_the_pictures_of_new_records(store):
+    content = encode(torch.rand(3, 4, 5))
+    store.add_picture(configuration(), content)
+    store.add(record())
+    other = Store(store.folder.parent / "other")
+    assert other.merge(store) == 1
+    assert other.picture(configuration()).read_bytes() == content
+    store.add(record(noise_seed=1))
+    store.add_picture(configuration(noise_seed=1), b"not a picture")
+    before = files(other.folder)
+    with pytest.raises(RecordError, match=r"picture .* is refused: .* cannot be read"):
+        other.merge(store)
+    assert files(other.folder) == before
 
 
 def test_find(store):

@@ -146,7 +146,7 @@ MUTATIONS = [
     Mutation("The whole network", "kernels.infinite_width", part=1, chapter="two-readings"),
     Mutation("The kernel by columns", "kernels.infinite_width_columns", part=1, chapter="two-readings"),
     Mutation("The product with the kernel", "tangent.EmpiricalKernel.product", chapter="deep-kernels"),
-    Mutation("Power iteration", "tangent.power_iteration", chapter="deep-kernels"),
+    Mutation("Power iteration", "tangent.power_iteration", part=0, chapter="deep-kernels"),
     Mutation("Gradient descent on a linear network", "tangent.EmpiricalKernel.product", chapter="deep-kernels"),
     Mutation("Gradient descent on a linear network", "filters.twicing", chapter="deep-kernels"),
 ]

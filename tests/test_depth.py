@@ -8,13 +8,14 @@ from tiny_images import random_image, smooth_image
 
 from ntkbook import checks, experiments
 from ntkbook.depth import NAMES, PLAN, SPLITS, columns, filters, networks, planned
-from ntkbook.experiments import problem, run
+from ntkbook.experiments import problem
 from ntkbook.images import SET9, centre, to_matrix
 from ntkbook.kernels import infinite_width_columns
 from ntkbook.layers import Conv, Relu, Serial
 from ntkbook.networks import build
 from ntkbook.nystrom import orthonormal_eigenpairs, uniform_columns
 from ntkbook.problems import PER_DECADE
+from ntkbook.runner import run
 from ntkbook.stopping import iteration_grid, psnr_curve
 
 CPU = torch.device("cpu")

@@ -8,12 +8,13 @@ from tiny_images import smooth_image
 
 from ntkbook import experiments, limits
 from ntkbook.configuration import Configuration
-from ntkbook.experiments import problem, run
+from ntkbook.experiments import problem
 from ntkbook.filters import twicing
 from ntkbook.images import centre, psnr, to_image, to_matrix, uncentre
 from ntkbook.kernels import infinite_width
 from ntkbook.layers import vanilla
 from ntkbook.limits import PLAN, crop
+from ntkbook.runner import run
 
 CPU = torch.device("cpu")
 SHORT = {"largest_iteration": 20}

@@ -10,12 +10,13 @@ from tiny_images import random_image, smooth_image
 from torch import Tensor, nn
 
 from ntkbook import experiments, widths
-from ntkbook.experiments import problem, run
+from ntkbook.experiments import problem
 from ntkbook.filters import twicing
 from ntkbook.images import centre, psnr, to_image, to_matrix, uncentre
 from ntkbook.kernels import infinite_width
 from ntkbook.layers import vanilla
 from ntkbook.networks import build
+from ntkbook.runner import run
 from ntkbook.tangent import EmpiricalKernel
 from ntkbook.widths import PLAN, TIMES, distance, planned, twicing_by_products, twicing_in_the_limit, weight_changes
 

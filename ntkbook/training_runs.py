@@ -67,17 +67,17 @@ LEARNING_RATES: Mapping[tuple[str, str], float] = {
     ("vanilla", "image"): 1e-4,
     ("vanilla", "noise"): 1e-3,
     ("unet", "image"): 1e-5,
-    ("unet", "noise"): 1e-3,
+    ("unet", "noise"): 3e-4,
     ("autoencoder", "image"): 1e-3,
-    ("autoencoder", "noise"): 1e-3,
+    ("autoencoder", "noise"): 3e-4,
 }
 GRID: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("vanilla", "image"): (3e-5, 1e-4, 3e-4, 1e-3),
     ("vanilla", "noise"): (1e-3, 1e-2),
     ("unet", "image"): (3e-6, 1e-5, 3e-5, 1e-4, 1e-3),
-    ("unet", "noise"): (3e-4, 1e-3, 3e-3),
+    ("unet", "noise"): (1e-4, 3e-4, 1e-3),
     ("autoencoder", "image"): (3e-4, 1e-3, 3e-3),
-    ("autoencoder", "noise"): (3e-4, 1e-3, 3e-3),
+    ("autoencoder", "noise"): (1e-4, 3e-4, 1e-3),
 }
 
 

@@ -10,12 +10,12 @@ from ntkbook.images import SET9
 from ntkbook.limits import ARCHITECTURES
 from ntkbook.training_runs import CELLS, Cell, prediction, trained
 
-SMALL_SIDE, SMALL_CHANNELS = 64, 64
-SMALL_LARGEST = 3000
+SMALL_SIDE, SMALL_CHANNELS = 64, 32
+SMALL_LARGEST = 2000
 
 
 def small(image: str, noise_seed: int, cell: Cell, **settings: object) -> Configuration:
-    """One cell on the central 64x64 pixels of an image, at most 3000 iterations; the deep networks have 64 channels."""
+    """One cell on the central 64x64 pixels of an image, at most 2000 iterations; the deep networks have 32 channels."""
     chosen = {"crop": SMALL_SIDE, "largest_iteration": SMALL_LARGEST}
     if cell.architecture != "vanilla":
         chosen["channels"] = SMALL_CHANNELS

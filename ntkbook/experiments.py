@@ -113,6 +113,7 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "crops": limits.PLAN,
     "widths": widths.PLAN,
     "finite_width": limits.FINITE_WIDTH,
+    "table1_third": training_runs.THIRD,
     "learning_rates": training_runs.LEARNING_RATE_GRID,
     "predicted": training_studies.PREDICTED,
     "small_table1": training_studies.SMALL,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ntkbook.images import PADDINGS
 
@@ -205,6 +205,17 @@ class Serial:
                 yield from layer.branch.convolutions()
             elif isinstance(layer, Conv):
                 yield layer
+
+    def with_variance(self, variance: float) -> Serial:
+        """The same layers, all convolutions with this variance of the weights times the fan-in."""
+        changed = []
+        for layer in self.layers:
+            if isinstance(layer, Skip):
+                layer = Skip(layer.branch.with_variance(variance))
+            elif isinstance(layer, Conv):
+                layer = replace(layer, variance=variance)
+            changed.append(layer)
+        return Serial(*changed)
 
 
 @dataclass(frozen=True, init=False)

@@ -31,6 +31,9 @@ ARCHITECTURES: Mapping[str, Serial] = {
     "vanilla-zeros": vanilla(11, padding="zeros"),
     "autoencoder-zeros": autoencoder(padding="zeros"),
     "unet-zeros": unet(padding="zeros"),
+    "vanilla-third": VANILLA.with_variance(1 / 3),
+    "autoencoder-third": AUTOENCODER.with_variance(1 / 3),
+    "unet-third": UNET.with_variance(1 / 3),
 } | {
     f"vanilla-{'-'.join(map(str, sizes))}-{reading}": spec  # Figure 6
     for sizes in depth.SPLITS

@@ -44,13 +44,14 @@ def planned(name: str, sigma: float = 25) -> dict[tuple[str, int], Configuration
     """The runs of a cell that the plan has, by image and seed.
 
     Args:
-        name: of the cell, one of :data:`NAMES`.
+        name: of the cell, one of :data:`NAMES`; or of a variant of one that Adam trains, such as
+            ``unet-third/adam/image``.
         sigma: 25 for Table 1, 5 or 100 for Table 4, which has three of the cells.
 
     Raises:
         ValueError: the plan has no such cell.
     """
-    table = TABLES["table1" if sigma == 25 else "table4"]
+    table = (*TABLES["table1"], *TABLES["table1_third"]) if sigma == 25 else TABLES["table4"]
     found = {
         (c.image, c.noise_seed): c
         for c in table
@@ -130,13 +131,13 @@ def expected(configuration: Configuration, records: Iterable[Record]) -> Seconds
     rates = [
         r.seconds / r.outcome["iterations"] / PIXELS[r.configuration.image]
         for r in trained
-        if r.configuration.architecture == configuration.architecture
+        if r.configuration.architecture.split("-")[0] == configuration.architecture.split("-")[0]
     ]
     if not rates:
         return None
     wanted = cell_of(configuration)
     ours = [r.outcome["iterations"] for r in trained if cell_of(r.configuration) == wanted]
-    printed = TABLE5[wanted]
+    printed = TABLE5[wanted._replace(architecture=wanted.architecture.split("-")[0])]
     paper = printed.bound if isinstance(printed, MoreThan) else printed
     iterations = round(statistics.median(ours)) if ours else paper
     rate = min(rates) * PIXELS[configuration.image]

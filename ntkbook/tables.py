@@ -7,6 +7,7 @@ A cell is named as in :class:`ntkbook.training_runs.Cell`, ``autoencoder/adam/no
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from ntkbook.configuration import Configuration
@@ -122,7 +123,7 @@ def expected(configuration: Configuration, records: Iterable[Record]) -> Seconds
     """How long a missing training run would take on the machine of the records.
 
     The time of an iteration is that of the fastest record of the architecture, per pixel. The number of iterations is
-    the median of the cell's records; where there is none, the paper's mean (Table 5).
+    the median of the records that differ in image and seeds only; where there is none, the paper's mean (Table 5).
 
     Returns:
         None when the architecture has no record.
@@ -135,10 +136,20 @@ def expected(configuration: Configuration, records: Iterable[Record]) -> Seconds
     ]
     if not rates:
         return None
-    wanted = cell_of(configuration)
-    ours = [r.outcome["iterations"] for r in trained if cell_of(r.configuration) == wanted]
-    printed = TABLE5[wanted._replace(architecture=wanted.architecture.split("-")[0])]
+    ours = [r.outcome["iterations"] for r in trained if _alike(r.configuration, configuration)]
+    cell = cell_of(configuration)
+    printed = TABLE5[cell._replace(architecture=cell.architecture.split("-")[0])]
     paper = printed.bound if isinstance(printed, MoreThan) else printed
     iterations = round(statistics.median(ours)) if ours else paper
     rate = min(rates) * PIXELS[configuration.image]
     return Seconds(rate * iterations, iterations, "ours" if ours else "the paper's")
+
+
+def _alike(one: Configuration, other: Configuration) -> bool:
+    """Whether two runs differ in image and seeds only."""
+
+    def rest(configuration: Configuration) -> Configuration:
+        settings = {name: value for name, value in configuration.settings.items() if not name.endswith("_seed")}
+        return replace(configuration, image="any", noise_seed=0, settings=settings)
+
+    return rest(one) == rest(other)

@@ -137,8 +137,8 @@ def expected(configuration: Configuration, records: Iterable[Record]) -> Seconds
     if not rates:
         return None
     ours = [r.outcome["iterations"] for r in trained if _alike(r.configuration, configuration)]
-    cell = cell_of(configuration)
-    printed = TABLE5[cell._replace(architecture=cell.architecture.split("-")[0])]
+    wanted = cell_of(configuration)
+    printed = TABLE5[wanted._replace(architecture=wanted.architecture.split("-")[0])]
     paper = printed.bound if isinstance(printed, MoreThan) else printed
     iterations = round(statistics.median(ours)) if ours else paper
     rate = min(rates) * PIXELS[configuration.image]

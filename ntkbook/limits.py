@@ -23,21 +23,21 @@ from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
 from ntkbook.training import gradient_descent
 
+PLAIN = {"vanilla": VANILLA, "autoencoder": AUTOENCODER, "unet": UNET, "unet-features": unet(features=True)}
+OF_FIGURE_6 = {
+    f"vanilla-{'-'.join(map(str, sizes))}-{reading}": spec
+    for sizes in depth.SPLITS
+    for reading, spec in depth.networks(sizes, "reflect").items()
+}
 ARCHITECTURES: Mapping[str, Serial] = {
-    "vanilla": VANILLA,
-    "autoencoder": AUTOENCODER,
-    "unet": UNET,
-    "unet-features": unet(features=True),
+    **PLAIN,
+    **OF_FIGURE_6,
     "vanilla-zeros": vanilla(11, padding="zeros"),
     "autoencoder-zeros": autoencoder(padding="zeros"),
     "unet-zeros": unet(padding="zeros"),
     "vanilla-third": VANILLA.with_variance(1 / 3),
     "autoencoder-third": AUTOENCODER.with_variance(1 / 3),
     "unet-third": UNET.with_variance(1 / 3),
-} | {
-    f"vanilla-{'-'.join(map(str, sizes))}-{reading}": spec  # Figure 6
-    for sizes in depth.SPLITS
-    for reading, spec in depth.networks(sizes, "reflect").items()
 }
 PER_DECADE = 8
 
@@ -130,7 +130,7 @@ def crop(method: str, image: str, architecture: str, side: int, **settings: obje
 
 def _plan() -> Iterator[Configuration]:
     for image in ("house", "f16", "baboon"):
-        yield from (crop("whole", image, architecture, 64) for architecture in ARCHITECTURES)
+        yield from (crop("whole", image, architecture, 64) for architecture in (*PLAIN, *OF_FIGURE_6))
     for channels in (32, 64, 128, 256):
         for seed in range(3):
             settings = {"channels": channels, "weights_seed": seed, "lanczos_steps": 150, "largest_iteration": 3000}
@@ -141,7 +141,7 @@ def _plan() -> Iterator[Configuration]:
             yield crop("lazy", "house", architecture, 64, **settings)
         del settings["lanczos_steps"]
         yield crop("descent", "house", architecture, 64, **settings)
-    yield from (crop("whole", "house", architecture, 128) for architecture in ARCHITECTURES)
+    yield from (crop("whole", "house", architecture, 128) for architecture in PLAIN)
     yield crop("whole", "house", "unet", 32)
     for channels in (64, 256, 1024):  # a smaller crop, for more channels
         for seed in range(2):

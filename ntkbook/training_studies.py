@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ntkbook.configuration import Configuration
 from ntkbook.images import SET9
-from ntkbook.limits import ARCHITECTURES
+from ntkbook.limits import OF_FIGURE_6
 from ntkbook.training_runs import CELLS, Cell, prediction, trained
 
 SMALL_SIDE, SMALL_CHANNELS = 64, 32
@@ -74,7 +74,7 @@ def _predicted() -> Iterator[Configuration]:
 def _depths() -> Iterator[Configuration]:
     """Gradient descent at the depths of Figure 6 on the central 64x64 pixels, and what each kernel predicts."""
     for channels in (128, 256):
-        for name in (name for name in ARCHITECTURES if name.endswith(("-relu", "-linear"))):
+        for name in OF_FIGURE_6:
             for image in ("house", "f16", "baboon") if channels == 128 else ("house",):
                 run = small(image, 0, Cell(name, "gd", "image"), channels=channels)
                 yield run

@@ -170,8 +170,7 @@ MUTATIONS = [
     Mutation("Lanczos on the tangent kernel", "lanczos.KrylovFilter.apply", chapter="prediction"),
     Mutation("The prediction from the first output", "lanczos.KrylovFilter.apply", chapter="prediction"),
     Mutation("The best time of one eigenvector", "filters.SpectralFilter.mean_squared_error", chapter="noise-levels"),
-    Mutation("The Gram matrix of noisy patches", "images.patches", chapter="noise-levels"),
-    Mutation("The share that has come", "tangent.EmpiricalKernel.product", chapter="iteration-counts"),
+    Mutation("The share that has come", "filters.twicing_response", chapter="iteration-counts"),
     Mutation("The trace by fan-ins", "kernels.infinite_width", part=1, chapter="depth-trained"),
     Mutation("The trace by fan-ins", "covariances.window_sums", chapter="depth-trained"),
 ]

@@ -220,7 +220,12 @@ def test_a_state_is_due_after_the_interval(tmp_path, clock):
         assert not checkpoint.due
         clock.now = start + INTERVAL
         assert checkpoint.due and not checkpoint.expired
-    assert Checkpoint(tmp_path / "other.pt", interval=0).due
+    other = Checkpoint(tmp_path / "other.pt", interval=5.0)
+    other.save(state())
+    clock.now += 4
+    assert not other.due
+    clock.now += 1
+    assert other.due
 
 
 def test_a_state_is_due_at_the_deadline(tmp_path, clock):

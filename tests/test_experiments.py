@@ -2,8 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from time import perf_counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +10,12 @@ from tiny_images import smooth_image
 from ntkbook import depth, experiments
 from ntkbook.baselines import nlm_fast
 from ntkbook.configuration import Configuration
-from ntkbook.experiments import METHODS, TABLES, coverage, nystrom, problem, recipe, run, run_missing
+from ntkbook.experiments import METHODS, RESUMABLE, TABLES, nystrom, problem, recipe
 from ntkbook.images import OTHERS, SET9, add_noise, constant_image, psnr
 from ntkbook.landmarks import Landmarks
 from ntkbook.restoration import RECIPES, Recipe, restore
 from ntkbook.results import Store
+from ntkbook.runner import run
 from ntkbook.stopping import PROBE, iteration_grid
 
 CPU = torch.device("cpu")
@@ -54,18 +53,25 @@ def split(*sizes: int) -> Configuration:
 def test_sizes_of_the_plans():
     sizes = {name: len(plan) for name, plan in TABLES.items()}
     assert sizes == {
-        "table1": 9 * 3 * 2 + 9,  # images, seeds, inputs; and once 2 % of the columns
-        "table4": 9 * 3 * 2,
-        "table5": 9 * 3 * 2 + 9,
+        "table1": 9 * 3 * 2 + 9 + 9 * 3 * 12,  # images, seeds, inputs; once 2 % of the columns; twelve trained cells
+        "table4": 9 * 3 * 2 + 9 * 3 * 2 * 2,  # images, seeds, noise levels; two trained cells
+        "table5": 9 * 3 * 2 + 9 + 9 * 3 * 12,
         "baselines": 9 * 3 * 3,
         "columns": 3 * 3 * (2 + 1 + 2),  # images, counts, seeds (a grid has one)
         "exact": 1,
         "recipes": 9 * (3 + 4),  # images; three seeds of one recipe, one of four others
         "held_out": 4 * (1 + 2 + 3),  # the paper's filter, two recipes, the baselines
         "figure6": 9 * 4 + 3 * 4 + 2 * 2,  # images and splits; three further settings of one image, one of two others
-        "crops": 3 * 4 + 4 * 3 + 2 + 3 + 4 + 7,  # limits; the U-Net's widths; other networks, descents, 128x128; 32x32
+        "crops": 3 * (4 + 7) + 4 * 3 + 2 + 3 + 4 + 7,  # limits; widths; other networks, descents, 128x128; 32x32
         "widths": 10 * (5 + 4),  # weights' seeds; widths of the vanilla network and of the autoencoder
         "finite_width": 2 * 3 + 2 * (3 * 6 + 3 + 1 + 3),  # limits; descents and own kernels by side: 64, 128, 256
+        "table1_third": 9 * 3 * 6,  # images, seeds, cells trained with Adam
+        "learning_rates": 4 + 2 + 5 + 3 + 3 + 3,  # vanilla, U-Net, autoencoder; image and noise
+        "predicted": 2 * 6,  # a run and its prediction for each cell of gradient descent
+        "small_table1": 9 * (12 + 6),  # images; cells, and predictions of those of gradient descent
+        "precision": 2 * (5 * 5 + 3),  # types; cells and seeds on a crop; House whole
+        "open_choices": 4 * 2 * 3 + 3 * 3 + 3 * 2,  # variants, rates, two crops and House; vanilla: House alone
+        "figure6_descent": 2 * (7 * 3 + 7),  # a run and its prediction; networks and images with 128 channels, with 256
     }
 
 
@@ -74,14 +80,15 @@ def test_plans_do_not_repeat_and_can_be_run(name):
     plan = TABLES[name]
     assert len({configuration.key for configuration in plan}) == len(plan)
     for configuration in plan:
-        assert configuration.method in METHODS
+        assert configuration.method in {*METHODS, *RESUMABLE}
         assert configuration.image in (OTHERS if name == "held_out" else SET9)
         if configuration.method == "baseline":
             assert configuration.settings["denoiser"] in experiments.BASELINES
 
 
 def test_plan_of_table_1():
-    plan = TABLES["table1"]
+    assert Counter(c.method for c in TABLES["table1"]) == {"nystrom": 63, "training": 12 * 9 * 3}
+    plan = [c for c in TABLES["table1"] if c.method == "nystrom"]
     assert Counter((c.input, c.settings["columns"]) for c in plan) == {
         ("image", 1000): 27,
         ("noise", 1000): 27,
@@ -92,7 +99,8 @@ def test_plan_of_table_1():
         assert ("input_seed" in configuration.settings) == (configuration.input == "noise")
         stopped = configuration.input == "image" and configuration.settings["columns"] == 1000
         assert configuration.settings.get("sure_probe") == (PROBE if stopped else None)
-    assert len({c.settings["input_seed"] for c in plan if c.input == "noise"}) == 3
+    assert len({c.settings["input_seed"] for c in TABLES["table1"] if c.input == "noise"}) == 3
+    assert {c.sigma for c in TABLES["table1"]} == {25}
     assert {c.sigma for c in TABLES["table4"]} == {5, 100}
 
 
@@ -230,43 +238,3 @@ def test_a_baseline_is_its_denoiser():
     configuration = Configuration("baseline", "house", 0, 25, None, None, "float64", {"denoiser": "nlm_fast"})
     given = problem(configuration, CPU)
     assert run(configuration, CPU).curve == {0: psnr(nlm_fast(given.noisy, 25 / 255), CLEAN)}
-
-
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match=f"Unknown method 'magic'; accepted are {', '.join(METHODS)}"):
-        run(Configuration("magic", "house", 0, 25, None, None, "float32"), CPU)
-
-
-def test_run_missing_skips_what_is_there(store):
-    plan = [tiny(name, columns=20) for name in ("house", "f16", "lena")]
-    store.add(run(plan[1], CPU))
-    done = list(run_missing(plan, store, CPU))
-    assert [configuration.image for configuration, _ in done] == ["house", "lena"]
-    assert all(store.get(configuration) == record for configuration, record in done)
-    assert list(run_missing(plan, store, CPU)) == []
-
-
-def test_run_missing_stores_each_record_as_soon_as_it_is_made(store):
-    plan = [tiny(name, columns=20) for name in ("house", "f16")]
-    next(run_missing(plan, store, CPU))
-    assert [record.configuration.image for record in store] == ["house"]
-
-
-def test_run_missing_starts_nothing_after_its_budget(store, monkeypatch):
-    plan = [tiny(name, columns=20) for name in ("house", "f16", "lena")]
-    assert list(run_missing(plan, store, CPU, budget=0)) == []
-    clock = iter([0.0, 5.0, 9.0, 13.0])
-    monkeypatch.setattr(experiments, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=perf_counter))
-    done = [configuration.image for configuration, _ in run_missing(plan, store, CPU, budget=10)]
-    assert done == ["house", "f16"]
-
-
-def test_coverage_counts_what_each_table_has(store):
-    empty = coverage(store)
-    assert empty == {name: (0, len(plan)) for name, plan in TABLES.items()}
-    record = run(tiny(columns=20), CPU)
-    for configuration in (*TABLES["table1"][:4], *TABLES["table4"][:1], tiny(columns=20)):
-        store.add(dataclasses.replace(record, configuration=configuration))
-    counts = {name: have for name, (have, _) in coverage(store).items()}
-    # Tables 1 and 5 show different numbers of the same runs; a run of no plan counts nowhere.
-    assert counts == dict.fromkeys(TABLES, 0) | {"table1": 4, "table5": 4, "table4": 1}

@@ -227,3 +227,15 @@ def test_constant_image_is_the_mean_of_each_channel():
         assert torch.allclose(constant[channel], image[channel].mean())
     constant[0, 0, 0] = 2  # a real tensor, not a view of three numbers
     assert constant[0, 0, 1] != 2
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 6, 8])
+@pytest.mark.parametrize("shape", [(3, 9, 12), (1, 6, 5)])
+def test_central_square(shape, side):
+    image = random_image(*shape)
+    found = images.central(image, side)
+    height, width = (min(side, length) for length in shape[1:])
+    top, left = (shape[1] - height) // 2, (shape[2] - width) // 2
+    assert torch.equal(found, image[:, top : top + height, left : left + width])
+    assert found.shape == (shape[0], height, width)
+    assert found.is_contiguous()

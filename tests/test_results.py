@@ -92,6 +92,26 @@ def test_a_killed_write_is_passed_over(store):
     assert list(files(other.folder)) == [f"nystrom/{path.name}"]
 
 
+def test_a_picture_lies_beside_its_record_and_can_be_replaced(store, monkeypatch):
+    assert store.picture(configuration()) == store.folder / "nystrom" / f"house-{configuration().key}.png"
+    for content in (b"one", b"another"):
+        path = store.add_picture(configuration(), content)
+        assert path == store.picture(configuration())
+        assert path.read_bytes() == content
+    assert list(store) == []
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.add_picture(configuration(), b"a third")
+    assert files(store.folder) == {os.path.join("nystrom", path.name): b"another"}
+    store.add(record())
+    assert list(store) == [record()]
+
+
 def test_merging_takes_the_pictures_of_new_records(store):
     content = encode(torch.rand(3, 4, 5))
     store.add_picture(configuration(), content)

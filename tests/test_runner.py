@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import multiprocessing
-import os
 import random
 import signal
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,9 +19,12 @@ from ntkbook.checkpoints import Checkpoint, CheckpointError, claim
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import METHODS, RESUMABLE, TABLES, nystrom
 from ntkbook.image_files import decode
+from ntkbook.images import psnr
+from ntkbook.problems import PER_DECADE
 from ntkbook.records import Record, RecordError
 from ntkbook.results import Store
 from ntkbook.runner import Finished, coverage, keep, perform, run, run_missing
+from ntkbook.stopping import iteration_grid
 from ntkbook.training import Trainer
 from ntkbook.training_runs import BETWEEN_STOPS, Cell, trained
 
@@ -154,14 +157,14 @@ def test_checkpoints_lie_beside_the_store(tmp_path):
 def test_coverage_counts_what_each_table_has(store):
     assert coverage(store) == {name: (0, len(plan)) for name, plan in TABLES.items()}
     record = run(tiny(), CPU)
-    small, house = TABLES["small_table1"][0], trained("house", 0, Cell("unet", "adam", "image"))
-    for configuration in (*TABLES["table1"][:4], *TABLES["table4"][:1], tiny(), small, house):
+    chosen = [*TABLES["table1"][:4], *TABLES["table4"][:1], *TABLES["predicted"][:1]]
+    for configuration in (*chosen, tiny()):
         store.add(dataclasses.replace(record, configuration=configuration))
     counts = {name: have for name, (have, _) in coverage(store).items()}
-    # Tables 1 and 5 show different numbers of the same runs; a run of no plan counts nowhere.
-    expected = {"table1": 5, "table5": 5, "table4": 1, "small_table1": 1}
-    expected |= {"precision": 1, "open_choices": 1, "learning_rates": 1}  # the U-Net on House is in these plans too
-    assert counts == dict.fromkeys(TABLES, 0) | expected
+    # Tables 1 and 5 show different numbers of the same runs, the predicted run is one of theirs, and a run of no plan
+    # counts nowhere.
+    assert counts == {name: sum(c in plan for c in chosen) for name, plan in TABLES.items()}
+    assert [counts[name] for name in ("table1", "table5", "table4", "predicted", "baselines")] == [5, 5, 1, 1, 0]
 
 
 # Records and pictures
@@ -251,8 +254,8 @@ def test_tiny_budgets_add_up(store, clock):
 
 def test_whenever_the_budget_ends_the_state_is_kept(store, monkeypatch):
     """Each look at the clock takes a second, so that the budget ends between any two of them."""
-    configuration = training()
-    for budget in range(4, 20):
+    configuration = training(largest_iteration=1000)
+    for budget in range(1, 13):
         clock = iter(range(10_000))
         monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda clock=clock: float(next(clock))))
         monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=lambda: 0.0))
@@ -326,44 +329,61 @@ def test_a_kill_between_the_record_and_the_end_of_its_checkpoint_leaves_nothing_
     assert left_behind(store) == []
 
 
-def test_a_run_whose_weights_are_lost_still_has_a_record(clock):
-    """Adam with a rate that no float can bear: the best is the start, and the numbers are finite."""
-    record = run(training(learning_rate=1e30), CPU)
-    assert record.best_iteration <= 1
-    assert record.outcome["iterations_not_finite"] == len(
-        [t for t in record.curve if t > 1]
-    ) or record.curve.keys() <= {1}
-    assert record.outcome["iterations_not_finite"] > 0
+def test_a_run_whose_weights_are_lost_still_has_a_record(store):
+    """Adam with a rate that no float can bear: the start is the best there is."""
+    configuration = training(learning_rate=1e30)
+    ((_, record),) = run_missing([configuration], store, CPU)
+    assert (record.best_iteration, dict(record.curve)) == (0, {})
+    assert record.best_psnr == pytest.approx(psnr(torch.full((3, 12, 12), 0.5), CLEAN[:, 4:16, 6:18].float()), abs=1e-4)
+    assert record.outcome["iterations_not_finite"] == len(iteration_grid(129, PER_DECADE))
+    assert store.get(configuration) == record
 
 
 # Killed
 
 
+def longer(cell: str, image: str = "house", **settings) -> Configuration:
+    return training(cell, image, **{"crop": 16, "largest_iteration": 500} | settings)
+
+
 SWEEP = (
-    training(),
+    longer("vanilla/adam/image"),
     tiny("f16"),
-    training("vanilla/gd/image"),
-    training("vanilla/adam/noise", weights_seed=1, products="bfloat16"),
-    training(image="lena", largest_iteration=259),
-    training("unet/adam/image", crop=16, channels=4),
-    training("vanilla/gd/noise", image="baboon"),
+    longer("vanilla/gd/noise", products="bfloat16"),
+    longer("unet/adam/image", channels=4, largest_iteration=250),
+    longer("vanilla/adam/noise", "baboon", weights_seed=1, patience=150, patience_share=0),
 )
 PICTURED = frozenset([SWEEP[0], SWEEP[4]])
 
 
-def sweep(folder: Path, start=None) -> list[str]:
-    """The keys of the records that this process made."""
+def sweep(folder: Path, channel, start=None) -> None:
+    """In a process of its own: say that it begins, and at the end which records it made."""
     torch.set_num_threads(1)
     use_the_synthetic_image()
     training_runs.PICTURED = PICTURED
     runner.Checkpoint = functools.partial(Checkpoint, interval=0.01)
     if start is not None:
         start.wait()
-    return [configuration.key for configuration, _ in run_missing(SWEEP, Store(folder), CPU)]
+    channel.send("begun")
+    channel.send([configuration.key for configuration, _ in run_missing(SWEEP, Store(folder), CPU)])
 
 
-def sweep_and_tell(folder: Path, start, channel) -> None:
-    channel.send(sweep(folder, start))
+class Unbroken(NamedTuple):
+    """Records and pictures by key, each made at once, and the seconds that they took."""
+
+    finished: dict[str, Finished]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> Unbroken:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "load", lambda name, dtype: CLEAN.to(dtype))
+        patch.setattr(training_runs, "PICTURED", PICTURED)
+        run(SWEEP[0], CPU)  # what is slow only once
+        started = time.perf_counter()
+        finished = {configuration.key: perform(configuration, CPU, Checkpoint()) for configuration in SWEEP}
+        return Unbroken(finished, time.perf_counter() - started)
 
 
 @pytest.fixture(scope="module")
@@ -374,25 +394,16 @@ def processes():
     return context
 
 
-@pytest.fixture(scope="module")
-def unbroken() -> dict[str, Finished]:
-    """The sweep's records and pictures, each made at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "load", lambda name, dtype: CLEAN.to(dtype))
-        patch.setattr(training_runs, "PICTURED", PICTURED)
-        return {configuration.key: perform(configuration, CPU, Checkpoint()) for configuration in SWEEP}
-
-
 def records(store: Store) -> dict[Path, tuple[int, bytes]]:
     """Inode and content of each record; a torn one is refused here."""
-    return {path: (path.stat().st_ino, path.read_bytes()) for path in map(store.path, (r.configuration for r in store))}
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in (store.path(r.configuration) for r in store)}
 
 
-def assert_complete(store: Store, unbroken: dict[str, Finished]) -> None:
+def assert_complete(store: Store, unbroken: Unbroken) -> None:
     """Every record and picture is that of the unbroken run, and nothing else lies there."""
-    assert {record.configuration.key for record in store} == set(unbroken)
+    assert {record.configuration.key for record in store} == set(unbroken.finished)
     for record in store:
-        expected = unbroken[record.configuration.key]
+        expected = unbroken.finished[record.configuration.key]
         assert_equal_runs(record, expected.record)
         picture = store.picture(record.configuration)
         assert (picture.read_bytes() if picture.exists() else None) == expected.picture
@@ -404,15 +415,17 @@ def assert_complete(store: Store, unbroken: dict[str, Finished]) -> None:
 @needs_forkserver
 def test_a_sweep_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path, processes, unbroken):
     chance = random.Random(0)
-    kills, sweeps, resumed = 0, 0, 0
-    while kills < 20 or sweeps == 0:
-        store, ended = Store(tmp_path / str(sweeps) / "results"), False
+    kills, resumed, finished = 0, 0, 0
+    while kills < 20 or not finished:  # the next sweep, if one was done before the last kill
+        store, ended = Store(tmp_path / str(finished) / "results"), False
         before: dict[Path, tuple[int, bytes]] = {}
         while not ended:
-            process = processes.Process(target=sweep, args=(store.folder,))
+            here, there = processes.Pipe()
+            process = processes.Process(target=sweep, args=(store.folder, there))
             resumed += bool(left_behind(store))
             process.start()
-            process.join(chance.uniform(0.1, 1.5) if kills < 20 else None)
+            assert here.recv() == "begun"
+            process.join(chance.uniform(0, unbroken.seconds / 8) if kills < 20 else None)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -420,10 +433,10 @@ def test_a_sweep_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path
             ended = process.exitcode == 0
             assert ended or process.exitcode == -signal.SIGKILL
             now = records(store)
-            assert before.items() <= now.items()  # none was touched again
+            assert before.items() <= now.items()  # none was made or written again
             before = now
         assert_complete(store, unbroken)
-        sweeps += 1
+        finished += 1
     assert resumed >= 5
 
 
@@ -433,13 +446,14 @@ def test_two_processes_never_make_a_record_twice(tmp_path, processes, unbroken):
     channels, both = [], []
     for _ in range(2):
         here, there = processes.Pipe()
-        both.append(processes.Process(target=sweep_and_tell, args=(store.folder, start, there)))
+        both.append(processes.Process(target=sweep, args=(store.folder, there, start)))
         channels.append(here)
     for process in both:
         process.start()
-    made: Sequence[list[str]] = [channel.recv() for channel in channels]
+    assert [channel.recv() for channel in channels] == ["begun", "begun"]
+    made = [channel.recv() for channel in channels]
     for process in both:
         process.join()
-    assert sorted(made[0] + made[1]) == sorted(unbroken)
+    assert sorted(made[0] + made[1]) == sorted(unbroken.finished)
     assert all(made)
     assert_complete(store, unbroken)

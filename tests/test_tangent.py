@@ -133,14 +133,66 @@ def test_power_iteration_finds_known_eigenvalues(values):
     matrix = torch.diag(torch.tensor(values).double())
     rotation = torch.linalg.qr(random_vectors(3, 3))[0]
     matrix = rotation @ matrix @ rotation.T
-    found = power_iteration(lambda v: matrix @ v, torch.tensor([1.0, -0.3, 0.2]).double(), 1e-12, 500)
+    found, vector = power_iteration(lambda v: matrix @ v, torch.tensor([1.0, -0.3, 0.2]).double(), 1e-14, 500)
     assert found == pytest.approx(values[0], rel=1e-9)
+    assert vector.norm().item() == pytest.approx(1, abs=1e-12)
+    torch.testing.assert_close(matrix @ vector, values[0] * vector, rtol=0, atol=1e-5)
 
 
 def test_the_zero_operator_has_eigenvalue_zero():
-    assert power_iteration(torch.zeros_like, torch.ones(2, 3), 1e-4, 5) == 0
+    value, vector = power_iteration(torch.zeros_like, torch.ones(2, 3), 1e-4, 5)
+    assert value == 0
+    torch.testing.assert_close(vector, torch.ones(2, 3) / 6**0.5)  # there is no image to go on with
     black = build(Serial(Conv(3), Relu(), Conv(1)), 4, 2, 1)
     assert EmpiricalKernel(black, torch.zeros(2, 4, 4)).largest_eigenvalue() == 0
+
+
+def test_power_iteration_takes_at_least_so_many_products():
+    """The first vector lies almost in the space of the lower eigenvalue, where the estimate rests for a while."""
+    matrix, taken = torch.diag(torch.tensor([2.0, 1.0]).double()), []
+
+    def product(vector: Tensor) -> Tensor:
+        taken.append(vector)
+        return matrix @ vector
+
+    start = torch.tensor([1e-4, 1.0]).double()
+    assert power_iteration(product, start, 1e-3, 100, least=1)[0] == pytest.approx(1, abs=1e-3)
+    assert len(taken) == 2
+    assert power_iteration(product, start, 1e-3, 100)[0] == pytest.approx(2, abs=1e-2)
+    assert len(taken) > 2 + tangent.LEAST_STEPS
+
+
+def moved(model: nn.Module, by: float) -> nn.Module:
+    """The network with each weight changed by this share of itself and a little noise."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            change = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.mul_(1 + by).add_(change, alpha=by * parameter.std().item())
+    return model
+
+
+def test_the_leading_eigenpair_from_nothing_and_from_near(monkeypatch):
+    products, product = [], EmpiricalKernel.product
+
+    def counted(kernel: EmpiricalKernel, vector: Tensor) -> Tensor:
+        products.append(vector)
+        return product(kernel, vector)
+
+    monkeypatch.setattr(EmpiricalKernel, "product", counted)
+    model, near, needed = network(), None, []
+    for change in (0, 0.02, 0.02):
+        model = moved(model, change)
+        values, vectors = torch.linalg.eigh(jacobian_kernel(model, IMAGE))
+        products.clear()
+        found, near = EmpiricalKernel(model, IMAGE).leading(near)
+        needed.append(len(products))
+        assert found == pytest.approx(values[-1].item(), rel=5e-3)
+        assert near.shape == (2, 4, 5)
+        assert near.norm().item() == pytest.approx(1)
+        assert abs(near.flatten() @ vectors[:, -1]).item() > 0.95
+    assert needed[0] > tangent.LEAST_STEPS > max(needed[1:])
+    assert EmpiricalKernel(model, IMAGE).leading(None, 1e-12)[0] == pytest.approx(values[-1].item(), rel=1e-9)
 
 
 def test_power_iteration_says_that_it_did_not_settle():

@@ -131,6 +131,11 @@ def test_another_network_of_three_scales():
         optimiser.step()
 
 
+def test_a_network_that_does_not_start_with_a_convolution_is_refused():
+    with pytest.raises(ValueError, match="must start with a convolution without a stride"):
+        trainer(ADAM, nn.Sequential(nn.ReLU(), *network().children()))
+
+
 # The best of the trajectory
 
 

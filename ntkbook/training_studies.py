@@ -39,7 +39,7 @@ def _precision() -> Iterator[Configuration]:
             longest = 8000 if name.endswith("noise") else SMALL_LARGEST  # long enough for a best before the end
             for seed in range(5):
                 cell = Cell(*name.split("/"))
-                yield small("house", seed, cell, products=products, largest_iteration=longest)
+                yield small("house", seed, cell, channels=32, products=products, largest_iteration=longest)
         for name in ("vanilla/adam/image", "unet/adam/image", "autoencoder/adam/image"):
             yield trained("house", 0, Cell(*name.split("/")), products=products)
 

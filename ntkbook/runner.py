@@ -98,12 +98,14 @@ def run_missing(
     for configuration in configurations:
         if time.monotonic() >= deadline:
             return
+        checkpoint = Checkpoint(folder / f"{configuration.key}.pt", deadline)
         if store.get(configuration) is not None:
+            if checkpoint.path.exists():  # a kill came between the record and the end of its checkpoint
+                checkpoint.discard()
             continue
         with claim(folder / f"{configuration.key}.claim") as ours:
             if not ours or store.get(configuration) is not None:
                 continue
-            checkpoint = Checkpoint(folder / f"{configuration.key}.pt", deadline)
             finished = perform(configuration, device, checkpoint)
             if finished is None:
                 return

@@ -258,7 +258,8 @@ class Trainer:
 
     def _watch(self, t: int, output: Tensor) -> None:
         kept = self._kept
-        kept["error"] = error = (output.clamp(-0.5, 0.5) - self.clean).square().mean(dtype=torch.float64).float()
+        error = (output.clamp(-0.5, 0.5) - self.clean).square().mean(dtype=torch.float64).float()
+        kept["error"] = error = torch.where(output.isfinite().all(), error, math.inf)  # an infinite one is clipped, too
         better = error < kept["best_error"]
         kept["best_error"] = torch.where(better, error, kept["best_error"])
         kept["best_iteration"] = torch.where(better, t, kept["best_iteration"])
@@ -272,14 +273,21 @@ class Trainer:
     def _set_step(self, t: int) -> None:
         measured = self._kept["eigenvalues"]
         if not measured or t >= max(max(measured) * REMEASURED, 10):
-            kernel = EmpiricalKernel(self.network, self._x)
-            measured[t], self._kept["leading"] = kernel.leading(self._kept["leading"])
+            try:
+                kernel = EmpiricalKernel(self.network, self._x)
+                measured[t], self._kept["leading"] = kernel.leading(self._kept["leading"])
+            except ValueError:  # the weights are lost: the last step will do
+                if not measured:
+                    raise
         step = self.rule.gamma / measured[max(measured)]
         self._optimiser.param_groups[0]["lr"] = step
         self._kept["travelled"] += step
 
     def state(self) -> dict[str, Any]:
-        """All that the next iterations depend on and all that was kept: tensors, numbers, lists and dicts."""
+        """All that the next iterations depend on and all that was kept: tensors, numbers, lists and dicts.
+
+        The tensors are the trainer's own: save them before the next iteration.
+        """
         return {
             "weights": self.network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
@@ -293,8 +301,11 @@ class Trainer:
         """Go on from a :meth:`state` of a trainer that was made with the same arguments."""
         self.network.load_state_dict(state["weights"])
         self._optimiser.load_state_dict(state["optimiser"])
+        for each in self._optimiser.state.values():
+            if "step" in each:
+                each["step"] = each["step"].cpu()  # where Adam reads it
         self._offset, self._start, self._kept = state["offset"], state["start"], dict(state["kept"])
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
 
 
 def _psnr(error: float) -> float:

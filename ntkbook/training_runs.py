@@ -4,6 +4,7 @@ The cells of Table 1 are named as in ``paper_numbers``: architecture, optimiser 
 ``autoencoder/adam/noise``.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -164,9 +165,10 @@ def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) ->
         desc="/".join(cell_of(configuration)), unit="it", initial=training.iteration, leave=False, disable=None
     ) as bar:
         while not stopping.ends(training.iteration, training.best[0]):
-            if checkpoint.due:
+            expired = checkpoint.expired  # looked at once: what ends here is saved
+            if expired or checkpoint.due:
                 checkpoint.save({"training": training.state(), "seconds": earlier + time.perf_counter() - started})
-            if checkpoint.expired:
+            if expired:
                 return None
             training.advance(min(BETWEEN_STOPS, stopping.largest + 1 - training.iteration))
             best, best_psnr = training.best
@@ -188,6 +190,7 @@ def _outcome(training: Trainer, configuration: Configuration, given: Problem, ea
         for layer, (length, largest) in enumerate(changes, start=1):
             numbers |= {f"l2_{layer}": length, f"max_{layer}": largest}
         numbers["weights_at"] = t
+    numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
     picture = None
     if configuration in PICTURED:
         picture = central(uncentre(training.best_output), PICTURE_SIDE)

@@ -276,7 +276,7 @@ def hold(path: Path, channel) -> None:
 @pytest.fixture
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ntkbook.runner", "torch._dynamo"])
+    context.set_forkserver_preload(["ntkbook.runner", "torch._dynamo", "hypothesis", "pytest"])
     return context
 
 

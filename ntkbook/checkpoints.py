@@ -2,9 +2,7 @@
 
 import contextlib
 import math
-import os
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+
+from ntkbook.files import replacing
 
 INTERVAL = 60.0  # seconds between two checkpoints of a run
 
@@ -50,13 +50,8 @@ class Checkpoint:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        with replacing(self.path) as temporary:
             torch.save(state, temporary)
-            os.replace(temporary, self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         self._saved = time.monotonic()
 
     def load(self, device: torch.device) -> dict[str, Any] | None:

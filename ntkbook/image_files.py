@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ntkbook.files import replacing
 
 READABLE = ("PNG", "JPEG", "TIFF", "WEBP")
 FLOAT_RANGE = (-1, 2)  # floating-point pixels beyond this are on another scale; noise on [0, 1] stays inside
@@ -292,13 +293,8 @@ def encode(image: Tensor, kind: str = "PNG", **options: object) -> bytes:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    """Write next to the target under a name of its own, then rename over it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,17 +7,16 @@ do not end in ``.json`` (pictures that a figure needs) may lie beside the record
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import statistics
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ntkbook.configuration import Configuration, canonical_json
+from ntkbook.files import replacing
 from ntkbook.records import Levels, Provenance, Record, RecordError, checkout, provenance
 
 if TYPE_CHECKING:
@@ -208,14 +207,8 @@ class Store:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # hidden, unique, on the same disk
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 class MeanSpread(NamedTuple):

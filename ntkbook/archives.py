@@ -16,7 +16,7 @@ def record_folder(archive: Path) -> Iterator[Path]:
     """The folder of the records in an archive, unpacked for as long as it is needed.
 
     Args:
-        archive: a folder, or a file that :func:`shutil.unpack_archive` knows by its name (.tar, .tar.gz, .tar.xz,
+        archive: a folder, or a file that ``shutil.unpack_archive`` knows by its name (.tar, .tar.gz, .tar.xz,
             .zip, ...). The store may lie at any depth in it.
 
     Yields:

@@ -26,7 +26,7 @@ class Checkpoint:
 
     Args:
         path: of the file; its folder is made when the first state is saved. None keeps nothing.
-        deadline: on the clock of :func:`time.monotonic`; the run saves its state and stops soon after.
+        deadline: on the clock of ``time.monotonic``; the run saves its state and stops soon after.
         interval: seconds between two states.
     """
 

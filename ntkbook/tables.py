@@ -45,7 +45,7 @@ def planned(name: str, sigma: float = 25) -> dict[tuple[str, int], Configuration
     """The runs of a cell that the plan has, by image and seed.
 
     Args:
-        name: of the cell, one of :data:`NAMES`; or of a variant of one that Adam trains, such as
+        name: of the cell, one of ``NAMES``; or of a variant of one that Adam trains, such as
             ``unet-third/adam/image``.
         sigma: 25 for Table 1, 5 or 100 for Table 4, which has three of the cells.
 

@@ -229,7 +229,7 @@ class Trainer:
 
     @property
     def weight_changes(self) -> dict[int, list[tuple[float, float]]]:
-        """At those times: for each layer, Euclidean norm and largest absolute value of the change of its weights."""
+        """By those times, Euclidean norm and largest absolute value of the change of each layer's weights."""
         return {t: [tuple(pair) for pair in moved.tolist()] for t, moved in self._kept["moved"].items()}
 
     @property

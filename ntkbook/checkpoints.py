@@ -46,9 +46,7 @@ class Checkpoint:
         return self.path is not None and (self.expired or time.monotonic() - self._saved >= self.interval)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the state: tensors, numbers, strings, lists, tuples and dicts of them. Without a path do nothing."""
-        if self.path is None:
-            return
+        """Replace the state: tensors, numbers, strings, lists, tuples and dicts of them."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             torch.save(state, temporary)

@@ -146,19 +146,23 @@ def _narrowed(
 
 def _names(configuration: "Configuration") -> set[str]:
     """What ``--only`` may say for a run: its method, its denoiser, and its cell with or without the last parts."""
+    from ntkbook.training_runs import cell_of
+
     settings = configuration.settings
     names = {configuration.method, settings.get("denoiser", configuration.method)}
-    if "optimiser" in settings:
-        parts = (configuration.architecture, settings["optimiser"], configuration.input)
-        names |= {"/".join(parts[:count]) for count in (1, 2, 3)}
+    if configuration.method == "training":
+        cell = cell_of(configuration)
+        names |= {"/".join(cell[:count]) for count in (1, 2, 3)}
     return names
 
 
 def _label(configuration: "Configuration") -> str:
     """Method, input, columns or landmarks, as both commands name them."""
+    from ntkbook.training_runs import cell_of
+
     settings = configuration.settings
-    if "optimiser" in settings:
-        return "/".join((configuration.architecture, settings["optimiser"], configuration.input))
+    if configuration.method == "training":
+        return cell_of(configuration).name
     parts = [settings.get("denoiser", configuration.method)]
     if configuration.input is not None:
         parts.append(f"of {configuration.input}")

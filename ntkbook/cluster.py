@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ntkbook.checkpoints import Checkpoint, claim
 from ntkbook.configuration import Configuration
 from ntkbook.devices import keep_freed_memory, resolve_device
 from ntkbook.records import Record
 from ntkbook.results import Store
-from ntkbook.runner import Finished, checkpoints, keep, perform
+from ntkbook.runner import Finished, checkpoint_of, checkpoints, claim_of, keep, perform
 
 
 def run_distributed(
@@ -67,7 +66,7 @@ def run_distributed(
             if sent is not None:
                 finished = Finished(Record.from_json(sent[0]), sent[1])
                 keep(finished, store)
-                Checkpoint(checkpoints(store) / f"{finished.record.configuration.key}.pt").discard()
+                checkpoint_of(finished.record.configuration, checkpoints(store)).discard()
                 yield pending[future], finished.record
 
 
@@ -78,9 +77,9 @@ def _work(configuration: Configuration, device: str, folder: str, end: float) ->
         return None
     keep_freed_memory()
     place = Path(folder) if Path(folder).parent.is_dir() else Path.cwd() / ".checkpoints"  # another machine's disk
-    with claim(place / f"{configuration.key}.claim") as ours:
+    with claim_of(configuration, place) as ours:
         if not ours:
             return None
-        checkpoint = Checkpoint(place / f"{configuration.key}.pt", time.monotonic() + left)
+        checkpoint = checkpoint_of(configuration, place, time.monotonic() + left)
         finished = perform(configuration, resolve_device(device), checkpoint)
     return None if finished is None else (finished.record.to_json(), finished.picture)

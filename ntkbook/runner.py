@@ -4,6 +4,7 @@ What is already in the store is not run again, what another process is at is lef
 stopped or killed goes on from its checkpoint.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -79,6 +80,16 @@ def checkpoints(store: Store) -> Path:
     return store.folder.parent / ".checkpoints"
 
 
+def checkpoint_of(configuration: Configuration, folder: Path, deadline: float = math.inf) -> Checkpoint:
+    """The checkpoint of a run among others in a folder; the deadline is on the clock of ``time.monotonic``."""
+    return Checkpoint(folder / f"{configuration.key}.pt", deadline)
+
+
+def claim_of(configuration: Configuration, folder: Path) -> contextlib.AbstractContextManager[bool]:
+    """The claim to a run, :func:`ntkbook.checkpoints.claim`, beside its checkpoint."""
+    return claim(folder / f"{configuration.key}.claim")
+
+
 def run_missing(
     configurations: Iterable[Configuration], store: Store, device: torch.device, budget: float = math.inf
 ) -> Iterator[tuple[Configuration, Record]]:
@@ -98,12 +109,12 @@ def run_missing(
     for configuration in configurations:
         if time.monotonic() >= deadline:
             return
-        checkpoint = Checkpoint(folder / f"{configuration.key}.pt", deadline)
+        checkpoint = checkpoint_of(configuration, folder, deadline)
         if store.get(configuration) is not None:
             if checkpoint.path.exists():  # a kill came between the record and the end of its checkpoint
                 checkpoint.discard()
             continue
-        with claim(folder / f"{configuration.key}.claim") as ours:
+        with claim_of(configuration, folder) as ours:
             if not ours or store.get(configuration) is not None:
                 continue
             finished = perform(configuration, device, checkpoint)

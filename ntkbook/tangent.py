@@ -96,8 +96,7 @@ class EmpiricalKernel:
         Raises:
             ValueError: it did not settle within the steps.
         """
-        start = np.random.default_rng(seed).standard_normal(tuple(self.output.shape))
-        return power_iteration(self.product, torch.from_numpy(start).to(self.output), tolerance, steps)[0]
+        return power_iteration(self.product, self._random(seed), tolerance, steps)[0]
 
     def leading(self, near: Tensor | None, tolerance: float = 1e-3) -> tuple[float, Tensor]:
         """The largest eigenvalue, and its eigenvector as a start for the kernel of weights a little further on.
@@ -113,9 +112,11 @@ class EmpiricalKernel:
             ValueError: it did not settle within 1000 products.
         """
         if near is None:
-            near = torch.from_numpy(np.random.default_rng(0).standard_normal(tuple(self.output.shape))).to(self.output)
-            return power_iteration(self.product, near, tolerance, 1000)
+            return power_iteration(self.product, self._random(0), tolerance, 1000)
         return power_iteration(self.product, near, tolerance, 1000, least=1)
+
+    def _random(self, seed: int) -> Tensor:
+        return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(self.output.shape))).to(self.output)
 
     def dense(self, output: int = 0) -> Tensor:
         """The Gram matrix of one output channel, :eq:`eq-ntk-10`, (pixels, pixels), for images up to 64x64 pixels.

@@ -162,11 +162,11 @@ def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) ->
         training.restore(state["training"])
         earlier = state["seconds"]
     with tqdm(
-        desc="/".join(cell_of(configuration)), unit="it", initial=training.iteration, leave=False, disable=None
+        desc=cell_of(configuration).name, unit="it", initial=training.iteration, leave=False, disable=None
     ) as bar:
         while not stopping.ends(training.iteration, training.best[0]):
-            expired = checkpoint.expired  # looked at once: what ends here is saved
-            if expired or checkpoint.due:
+            expired = checkpoint.expired  # before it is due: what ends here is saved
+            if checkpoint.due:
                 checkpoint.save({"training": training.state(), "seconds": earlier + time.perf_counter() - started})
             if expired:
                 return None
@@ -180,7 +180,7 @@ def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) ->
 
 def _outcome(training: Trainer, configuration: Configuration, given: Problem, earlier: float) -> Outcome:
     numbers: dict[str, float] = {"iterations": training.iteration, "travelled": training.travelled}
-    curve = {t: psnr for t, psnr in training.curve.items() if abs(psnr) < float("inf")}
+    curve = {t: psnr for t, psnr in training.curve.items() if math.isfinite(psnr)}
     numbers["iterations_not_finite"] = len(training.curve) - len(curve)
     measured = training.eigenvalues
     for name, t in (("", min(measured, default=None)), ("_last", max(measured, default=None))):

@@ -21,11 +21,12 @@ import torch
 from harness.comparison import machine
 from torch.utils.flop_counter import FlopCounterMode
 
+from ntkbook.adam import Adam
 from ntkbook.devices import keep_freed_memory, resolve_device
 from ntkbook.images import add_noise, centre, load, psnr, uncentre
 from ntkbook.layers import AUTOENCODER, UNET, VANILLA, Serial
 from ntkbook.networks import build
-from ntkbook.training import Adam, Trainer
+from ntkbook.training import Trainer
 
 NETWORKS: Mapping[str, tuple[Serial, int]] = {
     "vanilla": (VANILLA, 512),

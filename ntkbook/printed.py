@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ntkbook.adam import Adam, Weights, output_step, weight_step
 from ntkbook.dynamics import Gaussian, descent, descent_distribution
 from ntkbook.kernels import infinite_width
 from ntkbook.layers import Serial
 from ntkbook.matrix_form import convolution_matrix
 from ntkbook.propagation import convolution_map, layer_covariance, relu_derivative_map, relu_map, window_positions
+from ntkbook.tangent import EmpiricalKernel
 
 
 def equation_11(spec: Serial, x: Tensor) -> Tensor:
@@ -33,6 +35,16 @@ def equation_13(covariance: Tensor, shape: tuple[int, int], size: int) -> Tensor
     """(13), (31): the sum over all pairs of pixels, one from each window, over r^2; circular padding."""
     windows = window_positions(shape, size)
     return sum(covariance[i][:, j] for i in windows for j in windows) / size**2
+
+
+def equation_18(now: Weights, gradient: Weights, rule: Adam, last: Weights) -> dict[str, Tensor]:
+    """(18): Adam's momentum is carried on as if the metric had not changed; arguments as of its right form."""
+    return weight_step(now, gradient, rule, now, last)
+
+
+def equation_20(kernel: EmpiricalKernel, residual: Tensor, rule: Adam, last: Tensor) -> Tensor:
+    r"""(20): as (18), with the output's last change :math:`z^t-z^{t-1}`, shape (outputs, height, width)."""
+    return output_step(kernel, residual, rule) + rule.betas[0] * last
 
 
 def equation_30(x: Tensor, size: int) -> Tensor:

@@ -5,7 +5,7 @@ with J one forward pass with tangents. Two of them are a product with the kernel
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -27,21 +27,25 @@ class EmpiricalKernel:
         network: maps (1, inputs, height, width) to (1, outputs, height, width). Its trained parameters are those
             with ``requires_grad``; they are used as they are now, and later changes are not seen.
         x: the input, shape (inputs, height, width), of the network's dtype and device.
+        metric: the diagonal of a matrix H for :math:`JHJ^T`, :eq:`eq-ntk-19`, by the names of the trained parameters:
+            tensors of their shapes, positive or 0. None is the identity.
 
     Raises:
-        ValueError: the input or the output is not finite, or the network has no trained parameters.
+        ValueError: the input or the output is not finite, or the network has no trained parameters; or the metric does
+            not fit them, or is negative or not finite somewhere.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor) -> None:
+    def __init__(self, network: nn.Module, x: Tensor, metric: Mapping[str, Tensor] | None = None) -> None:
         parameters = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
         frozen = {name: p.detach().clone() for name, p in network.named_parameters() if not p.requires_grad}
         if not parameters:
             raise ValueError("The network has no trained parameters, so it has no tangent kernel.")
+        _check_metric(metric, parameters)
 
         def forward(weights: dict[str, Tensor]) -> Tensor:
             return functional_call(network, frozen | weights, (x[None],))[0]
 
-        self._forward, self._parameters = forward, parameters
+        self._forward, self._parameters, self._metric = forward, parameters, metric
         #: output of the network, shape (outputs, height, width)
         self.output, self._pull = vjp(forward, parameters)
         if not (x.isfinite().all() and self.output.isfinite().all()):
@@ -72,8 +76,14 @@ class EmpiricalKernel:
         return jvp(self._forward, (self._parameters,), (change,))[1]
 
     def product(self, v: Tensor) -> Tensor:
-        r""":math:`\Theta v` of :eq:`eq-ntk-56` and :eq:`eq-ntk-57`, for v of shape (outputs, height, width)."""
-        return self.push(self.pull(v))
+        r""":math:`\Theta v` of :eq:`eq-ntk-56` and :eq:`eq-ntk-57`, for v of shape (outputs, height, width).
+
+        With a metric :math:`JHJ^Tv`, :eq:`eq-ntk-19`.
+        """
+        gradient = self.pull(v)
+        if self._metric is not None:
+            gradient = {name: self._metric[name] * each for name, each in gradient.items()}
+        return self.push(gradient)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with each column, (outputs * pixels, k)."""
@@ -143,6 +153,19 @@ class EmpiricalKernel:
             for some in units.split(max(1, CHUNK_BYTES // weights))
         ]
         return torch.cat(rows)
+
+
+def _check_metric(metric: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]) -> None:
+    if metric is None:
+        return
+    if {name: m.shape for name, m in metric.items()} != {name: p.shape for name, p in parameters.items()}:
+        raise ValueError(
+            f"The metric is for {', '.join(metric) or 'nothing'}; it must have the shapes of the trained parameters, "
+            f"{', '.join(parameters)}, and nothing else."
+        )
+    for name, each in metric.items():
+        if not (each.isfinite().all() and (each >= 0).all()):
+            raise ValueError(f"The metric must be finite and not negative; for {name!r} it is not.")
 
 
 def jacobian(network: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ntkbook.adam import Adam, Averages
 from ntkbook.forward import FixedInput
 from ntkbook.tangent import EmpiricalKernel
 
@@ -61,11 +62,6 @@ def gradient_descent(
         yield done, output.detach()
 
 
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"The {name} must be positive, not {value}.")
-
-
 @dataclass(frozen=True)
 class GradientDescent:
     r"""Gradient descent with the step :math:`\eta = \gamma/\lambda_{\max}(\Theta)`, without momentum.
@@ -83,30 +79,8 @@ class GradientDescent:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive("gamma of gradient descent", self.gamma)
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Adam as the paper sets it (Section 6).
-
-    Args:
-        learning_rate: the paper does not print its own.
-        betas: decay of the averages of the gradient and of its square.
-        epsilon: added to the root of the average of the squares.
-
-    Raises:
-        ValueError: the learning rate is not positive, or a decay not in [0, 1).
-    """
-
-    learning_rate: float
-    betas: tuple[float, float] = (0.9, 0.99)
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        _positive("learning rate of Adam", self.learning_rate)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"Adam's betas must be at least 0 and below 1, not {self.betas}.")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"The gamma of gradient descent must be positive, not {self.gamma}.")
 
 
 @dataclass(frozen=True)
@@ -184,7 +158,7 @@ class Trainer:
             self._optimiser: torch.optim.Optimizer = torch.optim.SGD(self._weights, lr=1.0)
         else:
             self._optimiser = torch.optim.Adam(
-                self._weights, rule.learning_rate, rule.betas, rule.epsilon, foreach=True
+                self._weights, rule.learning_rate, tuple(map(float, rule.betas)), rule.epsilon, foreach=True
             )
         with torch.no_grad():
             self._offset = self._forward() if from_zero else torch.zeros_like(target)
@@ -241,6 +215,22 @@ class Trainer:
     def travelled(self) -> float:
         r"""Sum of the steps :math:`\eta` so far; times an eigenvalue it is the time t of that kernel's twicing."""
         return self._kept["travelled"]
+
+    @property
+    def averages(self) -> Averages:
+        """Adam's memory at the present weights, by their names.
+
+        Raises:
+            ValueError: the rule is not Adam.
+        """
+        if self._descends:
+            raise ValueError("Gradient descent keeps no averages; only Adam does.")
+        names = dict(self.network.named_parameters())
+        if self.iteration == 0:
+            return Averages.of_nothing(names)
+        kept = {name: self._optimiser.state[weight] for name, weight in names.items()}
+        first, second = ({n: each[part] for n, each in kept.items()} for part in ("exp_avg", "exp_avg_sq"))
+        return Averages(first, second, self.iteration)
 
     def advance(self, iterations: int) -> None:
         """Take so many iterations. Outputs that are not finite count as bad, not as errors."""

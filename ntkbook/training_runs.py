@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from ntkbook.adam import Adam
 from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
 from ntkbook.images import SET9, central, centre, uncentre
@@ -20,7 +21,7 @@ from ntkbook.limits import ARCHITECTURES
 from ntkbook.networks import build
 from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem, network_input
 from ntkbook.stopping import iteration_grid
-from ntkbook.training import Adam, GradientDescent, Stopping, Trainer
+from ntkbook.training import GradientDescent, Stopping, Trainer
 
 CHANNELS: Mapping[str, int] = {"vanilla": 512, "autoencoder": 128, "unet": 128}  # Appendix H
 BETWEEN_STOPS = 20  # iterations between two looks at the stopping rule, the clock and the bar
@@ -131,12 +132,7 @@ def trainer(configuration: Configuration, given: Problem) -> Trainer:
     """The trainer of a configuration, before its first iteration."""
     settings = configuration.settings
     x = network_input(configuration, given.noisy)
-    network = build(
-        ARCHITECTURES[configuration.architecture],
-        settings["channels"],
-        seed=settings["weights_seed"],
-        initialisation=settings.get("initialisation", "he"),
-    )
+    network = build(ARCHITECTURES[configuration.architecture], settings["channels"], seed=settings["weights_seed"])
     rule = Adam(settings["learning_rate"]) if settings["optimiser"] == "adam" else GradientDescent(settings["gamma"])
     return Trainer(
         network.to(x),
@@ -146,7 +142,7 @@ def trainer(configuration: Configuration, given: Problem) -> Trainer:
         rule,
         from_zero=configuration.input == "image",
         products=getattr(torch, settings["products"]),
-        times=iteration_grid(settings["largest_iteration"], PER_DECADE),
+        times=iteration_grid(settings.get("largest_iteration", 1), PER_DECADE),
         follow=True,
     )
 

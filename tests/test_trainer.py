@@ -12,11 +12,12 @@ from tiny_images import random_image, smooth_image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ntkbook.adam import Adam
 from ntkbook.images import add_noise, centre, psnr, uncentre
 from ntkbook.layers import AUTOENCODER, Conv, Relu, Serial, vanilla
 from ntkbook.networks import build
 from ntkbook.tangent import EmpiricalKernel
-from ntkbook.training import Adam, GradientDescent, Trainer, gradient_descent
+from ntkbook.training import GradientDescent, Trainer, gradient_descent
 
 CLEAN = smooth_image(3, 10, 12)
 NOISY = centre(add_noise(CLEAN, 25, 0))

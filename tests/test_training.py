@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_images import random_image
 
+from ntkbook.adam import Adam
 from ntkbook.layers import Conv, Relu, Serial, vanilla
 from ntkbook.networks import build
 from ntkbook.tangent import EmpiricalKernel
-from ntkbook.training import Adam, GradientDescent, Stopping, gradient_descent
+from ntkbook.training import GradientDescent, Stopping, gradient_descent
 
 X = random_image(3, 6, 6)
 TARGET = random_image(3, 6, 6, seed=1)

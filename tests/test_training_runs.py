@@ -10,6 +10,7 @@ from tiny_images import smooth_image
 from torch import Tensor
 
 from ntkbook import experiments, paper, training_studies
+from ntkbook.adam import Adam
 from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import problem
@@ -21,7 +22,7 @@ from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, network_input
 from ntkbook.runner import perform, run
 from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
-from ntkbook.training import Adam, GradientDescent, Stopping
+from ntkbook.training import GradientDescent, Stopping
 from ntkbook.training_runs import (
     BETWEEN_STOPS,
     CELLS,
@@ -169,14 +170,6 @@ def test_the_trainer_has_the_paper_s_network_and_what_its_cell_says(name):
     expected = torch.zeros_like(first) if configuration.input == "image" else first  # Section 6
     assert (found.best_output - expected).norm() <= 0.02 * first.norm()  # products are short
     assert found.best_output.any() == (configuration.input == "noise")
-
-
-def test_the_scale_of_the_first_weights_is_a_setting():
-    given = problem(small("unet/adam/image"), CPU)
-    he, printed = (trainer(small("unet/adam/image", **changes), given).network for changes in
-                   ({}, {"initialisation": "printed"}))  # fmt: skip
-    torch.testing.assert_close(printed[0].weight, math.sqrt(3) * he[0].weight)
-    assert torch.equal(printed[-1].weight, he[-1].weight)
 
 
 # Runs

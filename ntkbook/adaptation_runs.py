@@ -5,6 +5,7 @@ Three kinds of run train as :mod:`ntkbook.training_runs` does and look at the ta
 kernel of the best iteration as a fixed filter.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from ntkbook.adam import Adam, metric
 from ntkbook.adaptation import (
-    Kernel,
     compare,
     covariance_eigenpairs,
     degrees_of_freedom,
@@ -35,7 +35,7 @@ from ntkbook.training_studies import small
 
 LOOKED_AT = 10  # iterations between two candidates for the kernel to freeze
 FRESH = 1000  # added to the seed of the noise for another draw of it
-TIMES = iteration_grid(1_000_000, 8)  # of a filter; single precision knows no smaller eigenvalues
+TIMES = iteration_grid(1_000_000, 8)  # of a filter; the paper's largest number of iterations, too
 SHARES = (3, 10, 30)  # leading eigenvectors whose energy is kept
 SPARED = 10  # leading eigenvectors of each kernel that Hutchinson's estimate is spared
 DEGREES_AT = (10, 100, 1000)
@@ -46,38 +46,44 @@ def kernels_of(training: Trainer, x: Tensor) -> dict[str, EmpiricalKernel]:
 
     Args:
         training: at an iteration above 0 where its rule is Adam.
-        x: the network's input, shape (inputs, height, width).
+        x: the network's input, shape (inputs, height, width); its dtype is that of the kernels.
     """
-    found = {"plain": EmpiricalKernel(training.network, x)}
+    network = copy.deepcopy(training.network).to(x.dtype)
+    found = {"plain": EmpiricalKernel(network, x)}
     if isinstance(training.rule, Adam):
-        found["metric"] = EmpiricalKernel(training.network, x, metric(training.averages, training.rule))
+        diagonal = {name: each.to(x.dtype) for name, each in metric(training.averages, training.rule).items()}
+        found["metric"] = EmpiricalKernel(network, x, diagonal)
     return found
 
 
 def run_frozen(configuration: Configuration, given: Problem) -> Outcome:
     """Train to the best iteration of every tenth; then twice from 0 with the kernels of then and of the start.
 
-    The curve is the network's own PSNR. Each filter meets the noisy image and another draw of the noise.
+    The curve is the network's own PSNR. Each filter meets the noisy image and another draw of the noise, in double
+    precision: many iterations bring out small eigenvalues.
     """
     settings = configuration.settings
-    x = network_input(configuration, given.noisy)
+    x = network_input(configuration, given.noisy).double()
     training = trainer(configuration, given)
-    kernels: dict[str, Kernel] = {"start": EmpiricalKernel(training.network, x)}
+    kernels = {"start": EmpiricalKernel(copy.deepcopy(training.network).double(), x)}
     stopping = Stopping(settings["patience"], settings["patience_share"], settings["largest_iteration"])
     curve: dict[float, float] = {}
-    best = 0
+    best, state = 0, training.state()
     while not stopping.ends(training.iteration, best):
         training.advance(LOOKED_AT)
         curve[training.iteration - 1] = training.psnr
         if best == 0 or training.psnr > curve[best]:
-            best = training.iteration - 1
-            kernels |= kernels_of(training, x)  # a step later than the output: its weights are at hand
+            best, state = training.iteration - 1, copy.deepcopy(training.state())  # a step later than the output
+    last = training.iteration
+    training.restore(state)
+    kernels |= kernels_of(training, x)
     again = add_noise(given.clean, configuration.sigma, configuration.noise_seed + FRESH)
-    numbers: dict[str, float] = {"iterations": training.iteration}
+    numbers: dict[str, float] = {"iterations": last}
     for draw, noisy in {"same": given.noisy, "fresh": again}.items():
-        problem = replace(given, noisy=noisy)
+        problem = replace(given, clean=given.clean.double(), noisy=noisy.double())
         for name, kernel in kernels.items():
-            krylov = lanczos(lambda v, k=kernel: k @ v, centre(noisy).reshape(-1, 1), settings["lanczos_steps"])
+            start = centre(problem.noisy).reshape(-1, 1)
+            krylov = lanczos(lambda v, k=kernel: k @ v, start, settings["lanczos_steps"])
             found = filtered(krylov, problem, TIMES)
             t = max(found.curve, key=found.curve.get)
             numbers |= {f"{name}_{draw}_psnr": found.curve[t], f"{name}_{draw}_t": t}

@@ -130,9 +130,16 @@ EQUATIONS: tuple[Equation, ...] = (
     _met(
         17, _CLAIM, "expected filter when the input is noise", "noise-input", "noise_input.noise_filter", "expectation"
     ),
-    Equation(18, _DEFINITION, "update of Adam"),
-    Equation(19, _DEFINITION, "tangent kernel as Adam preconditions it"),
-    Equation(20, _CLAIM, "dynamics of the output under Adam"),
+    _met(18, _DEFINITION, "update of Adam", "adam-kernel", "adam.weight_step", "identity"),
+    _met(
+        19,
+        _DEFINITION,
+        "tangent kernel as Adam preconditions it",
+        "adam-kernel",
+        "tangent.EmpiricalKernel.product",
+        "identity",
+    ),
+    _met(20, _CLAIM, "dynamics of the output under Adam", "adam-kernel", "adam.output_step", "rate"),
     Equation(21, _CLAIM, "change of single weights under Adam"),
     Equation(22, _CLAIM, "first-order dynamics of the pre-activations under Adam"),
     Equation(23, _CLAIM, "dynamics of the pre-activations by their preconditioned kernel"),

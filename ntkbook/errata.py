@@ -47,6 +47,20 @@ ERRATA: Mapping[int, Erratum] = MappingProxyType(
                 " rank-one matrix of window sums."
             ),
         ),
+        18: Erratum(
+            (
+                "The momentum carries on the last change of the weights as if the metric H had not changed; and H holds"
+                " the inverse of the root of the average, not of the average."
+            ),
+            (
+                "Nothing is computed with it. At the second step it is off by several ten per cent, late in training"
+                " by a few."
+            ),
+        ),
+        20: Erratum(
+            "As (18): the momentum should be J H_t H_(t-1)^-1 (w^t - w^(t-1)), not z^t - z^(t-1).",
+            "The printed form has an error in proportion to the step, the right one in proportion to its square.",
+        ),
         29: Erratum(
             "The variance of the weights, sigma_w^2 / r^2 by Section 3.1, has lost its sigma_w^2.",
             (

@@ -398,3 +398,25 @@ def test_iterations_are_counted_and_not_taken_twice():
     for done, more in itertools.pairwise(itertools.accumulate((0, 3, 0, 4))):
         found.advance(more - done)
         assert found.iteration == more
+
+
+def test_the_averages_are_those_of_the_gradients():
+    run = trainer(ADAM)
+    memory, start = run.averages, run.network(NOISY[None])[0].detach()
+    assert memory.seen == 0
+    assert not any(each.any() for each in memory.second.values())
+    for _ in range(4):
+        residual = run.network(NOISY[None])[0] - start - NOISY
+        gradients = torch.autograd.grad(residual.square().sum() / 2, run.network.parameters())
+        named = dict(zip(dict(run.network.named_parameters()), gradients, strict=True))
+        memory = memory.after(named, ADAM)
+        run.advance(1)
+    assert run.averages.seen == memory.seen == 4
+    for mine, theirs in ((run.averages.first, memory.first), (run.averages.second, memory.second)):
+        for name, each in theirs.items():
+            torch.testing.assert_close(mine[name], each)
+
+
+def test_descent_has_no_averages():
+    with pytest.raises(ValueError, match="keeps no averages"):
+        _ = trainer(GradientDescent()).averages

@@ -233,7 +233,12 @@ class Trainer:
         return Averages(first, second, self.iteration)
 
     def advance(self, iterations: int) -> None:
-        """Take so many iterations. Outputs that are not finite count as bad, not as errors."""
+        """Take so many iterations. Outputs that are not finite count as bad, not as errors.
+
+        Raises:
+            ValueError: gradient descent cannot go on, since the tangent kernel is zero or, before the first step, not
+                finite.
+        """
         for _ in range(iterations):
             t = self.iteration
             output = self._forward() - self._offset
@@ -269,7 +274,10 @@ class Trainer:
             except ValueError:  # the weights are lost: the last step will do
                 if not measured:
                     raise
-        step = self.rule.gamma / measured[max(measured)]
+        largest = measured[max(measured)]
+        if largest == 0:
+            raise ValueError("The tangent kernel is zero: no weight moves the output, perhaps for want of channels.")
+        step = self.rule.gamma / largest
         self._optimiser.param_groups[0]["lr"] = step
         self._kept["travelled"] += step
 

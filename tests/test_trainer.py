@@ -420,3 +420,11 @@ def test_the_averages_are_those_of_the_gradients():
 def test_descent_has_no_averages():
     with pytest.raises(ValueError, match="keeps no averages"):
         _ = trainer(GradientDescent()).averages
+
+
+def test_descent_on_a_network_that_no_weight_can_move_is_refused():
+    model = network()
+    for weight in model.parameters():
+        torch.nn.init.zeros_(weight)
+    with pytest.raises(ValueError, match="The tangent kernel is zero"):
+        trainer(GradientDescent(), model).advance(1)

@@ -194,6 +194,24 @@ def covariance_eigenpairs(preactivations: Tensor, count: int) -> Eigenpairs:
     return Eigenpairs(values.cpu(), vectors / vectors.norm(dim=0))
 
 
+def as_colours(vectors: Tensor, picture: Tensor) -> Tensor:
+    """Three eigenvectors as the colours of a picture, to be looked at one by one.
+
+    Each has the sign that goes with the picture's brightness and is stretched from its 1st to its 99th percentile.
+
+    Args:
+        vectors: shape (pixels, 3 or more); the first three are taken.
+        picture: shape (channels, height, width).
+
+    Returns:
+        Shape (3, height, width), from 0 to 1, in single precision on the CPU.
+    """
+    grey = picture.mean(dim=0).flatten().to(vectors)
+    three = vectors[:, :3] * torch.where((grey - grey.mean()) @ vectors[:, :3] < 0, -1, 1)
+    low, high = torch.quantile(three, torch.tensor([0.01, 0.99]).to(three), dim=0)
+    return ((three - low) / (high - low)).clamp(0, 1).T.unflatten(1, picture.shape[1:]).float().cpu()
+
+
 def _less_means(vectors: Tensor, channels: int) -> Tensor:
     split = vectors.unflatten(0, (channels, -1))
     return (split - split.mean(dim=1, keepdim=True)).flatten(0, 1)

@@ -9,11 +9,11 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ntkbook.adam import Adam, metric
 from ntkbook.adaptation import (
+    as_colours,
     compare,
     covariance_eigenpairs,
     degrees_of_freedom,
@@ -127,8 +127,7 @@ def run_adaptation(configuration: Configuration, given: Problem) -> Outcome:
 def run_features(configuration: Configuration, given: Problem) -> Outcome:
     """Train so long and keep the leading three eigenvectors of the last pre-activations' covariance: Figure 5.
 
-    They are the three colours of the picture, each from its 1st to its 99th percentile, with the sign that goes with
-    the image's brightness.
+    They are the three colours of the picture.
     """
     x, wanted = network_input(configuration, given.noisy), configuration.settings["largest_iteration"]
     training = trainer(configuration, given)
@@ -141,9 +140,7 @@ def run_features(configuration: Configuration, given: Problem) -> Outcome:
     numbers = {f"energy_{k}": shares[k - 1].item() for k in SHARES}
     total = preactivations.double().square().sum().item() / len(preactivations)
     numbers |= {f"variance_{k}": value / total for k, value in enumerate(values[:3].tolist(), start=1)}
-    shown = vectors[:, :3] * torch.where(grey @ vectors[:, :3] < 0, -1, 1)
-    low, high = torch.quantile(shown, torch.tensor([0.01, 0.99]).to(shown), dim=0)
-    picture = ((shown - low) / (high - low)).clamp(0, 1).T.unflatten(1, x.shape[1:]).float()
+    picture = as_colours(vectors, given.clean)
     return Outcome({wanted: training.psnr}, numbers, picture=central(picture, min(PICTURE_SIDE, *x.shape[1:])))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp, vmap
 
 DENSE_SIDE = 64
-CHUNK_BYTES = 2**28  # of gradients that are held at once when the whole kernel is formed
+CHUNK_BYTES = 2**28  # of weights and features that are held at once by several products
 LEAST_STEPS = 20  # a start that is nearly orthogonal to the leading eigenvector rests at a lower one first
 
 
@@ -89,8 +89,9 @@ class EmpiricalKernel:
         """The product with each column, (outputs * pixels, k)."""
         if vectors.ndim != 2 or len(vectors) != self.size:
             raise ValueError(f"The kernel takes vectors of shape ({self.size}, k), not {tuple(vectors.shape)}.")
-        columns = [self.product(v.reshape(self.output.shape)).flatten() for v in vectors.T]
-        return torch.stack(columns, dim=1)
+        images = vectors.T.unflatten(1, self.output.shape)
+        several = vmap(self.product, chunk_size=self._at_once())(images)
+        return several.flatten(1).T
 
     def largest_eigenvalue(self, tolerance: float = 1e-4, steps: int = 1000, seed: int = 0) -> float:
         """The largest eigenvalue, by power iteration from a random vector.
@@ -125,6 +126,13 @@ class EmpiricalKernel:
             return power_iteration(self.product, self._random(0), tolerance, 1000)
         return power_iteration(self.product, near, tolerance, 1000, least=1)
 
+    def _at_once(self) -> int:
+        """How many products together hold about as many bytes of weights and features as are allowed."""
+        pixels = self.output.shape[1] * self.output.shape[2]
+        widest = max(len(p) for p in self._parameters.values())
+        held = sum(p.numel() for p in self._parameters.values()) + len(self._parameters) * widest * pixels
+        return max(1, CHUNK_BYTES // (held * self.output.element_size()))
+
     def _random(self, seed: int) -> Tensor:
         return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(self.output.shape))).to(self.output)
 
@@ -145,14 +153,10 @@ class EmpiricalKernel:
                 f"The tangent kernel of {height}x{width} pixels would take {size:.1f} GiB and {pixels} products; it is "
                 f"formed up to {DENSE_SIDE}x{DENSE_SIDE} pixels. Use products, `kernel @ v`."
             )
-        weights = sum(p.numel() for p in self._parameters.values()) * self.output.element_size()
         units = torch.zeros(pixels, outputs, pixels, dtype=self.output.dtype, device=self.output.device)
         units[:, output] = torch.eye(pixels, dtype=units.dtype, device=units.device)
-        rows = [
-            vmap(self.product)(some.unflatten(2, (height, width)))[:, output].flatten(1)
-            for some in units.split(max(1, CHUNK_BYTES // weights))
-        ]
-        return torch.cat(rows)
+        rows = vmap(self.product, chunk_size=self._at_once())(units.unflatten(2, (height, width)))
+        return rows[:, output].flatten(1)
 
 
 def _check_metric(metric: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]) -> None:

@@ -140,7 +140,7 @@ EQUATIONS: tuple[Equation, ...] = (
         "identity",
     ),
     _met(20, _CLAIM, "dynamics of the output under Adam", "adam-kernel", "adam.output_step", "rate"),
-    Equation(21, _CLAIM, "change of single weights under Adam"),
+    _met(21, _CLAIM, "change of single weights under Adam", "adam-widths", "adam_widths.reach", "rate"),
     Equation(22, _CLAIM, "first-order dynamics of the pre-activations under Adam"),
     Equation(23, _CLAIM, "dynamics of the pre-activations by their preconditioned kernel"),
     _met(

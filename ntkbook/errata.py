@@ -61,6 +61,16 @@ ERRATA: Mapping[int, Erratum] = MappingProxyType(
             "As (18): the momentum should be J H_t H_(t-1)^-1 (w^t - w^(t-1)), not z^t - z^(t-1).",
             "The printed form has an error in proportion to the step, the right one in proportion to its square.",
         ),
+        21: Erratum(
+            (
+                "No learning rate is named: weights change by the order of the rate, so O(1/c) needs a rate in"
+                " proportion to 1/c."
+            ),
+            (
+                "With a constant rate single weights move by O(1) and a c x c layer by O(c), until signs alternate. "
+                "Section 6.2 gives O(c^(-1/2)) for the same weights."
+            ),
+        ),
         29: Erratum(
             "The variance of the weights, sigma_w^2 / r^2 by Section 3.1, has lost its sigma_w^2.",
             (

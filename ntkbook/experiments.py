@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ntkbook import adaptation_runs, depth, limits, training_runs, training_studies, widths
+from ntkbook import adam_widths, adaptation_runs, depth, limits, training_runs, training_studies, widths
 from ntkbook.baselines import BASELINES
 from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
@@ -120,6 +120,7 @@ TABLES: Mapping[str, tuple[Configuration, ...]] = {
     "precision": training_studies.PRECISION,
     "open_choices": training_studies.OPEN,
     "figure6_descent": training_studies.DEPTHS,
+    "figure4": adam_widths.PLAN,
     "figure5": adaptation_runs.FIGURE_5,
     "adaptation": adaptation_runs.ADAPTED,
     "frozen": adaptation_runs.FROZEN,
@@ -204,6 +205,7 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "descent": limits.run_descent,
     "width": widths.run,
     "baseline": _run_baseline,
+    "adam-width": adam_widths.run,
     "adaptation": adaptation_runs.run_adaptation,
     "features": adaptation_runs.run_features,
     "frozen": adaptation_runs.run_frozen,

@@ -71,6 +71,21 @@ ERRATA: Mapping[int, Erratum] = MappingProxyType(
                 "Section 6.2 gives O(c^(-1/2)) for the same weights."
             ),
         ),
+        22: Erratum(
+            "The sum over the channels is missing: channels of a layer share the weights below it.",
+            "As for (23), whose kernel it is.",
+        ),
+        23: Erratum(
+            (
+                "Each channel is moved by the error gradients of all channels of its layer; as printed it is its own "
+                "alone. In the first layer that is right, in the second with many channels, from the third on at no "
+                "width."
+            ),
+            (
+                "Nothing is computed with it. With Adam's metric the printed step is several times too long in the "
+                "first step, and the text's picture of a kernel for each channel does not hold."
+            ),
+        ),
         29: Erratum(
             "The variance of the weights, sigma_w^2 / r^2 by Section 3.1, has lost its sigma_w^2.",
             (

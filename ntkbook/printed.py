@@ -4,7 +4,7 @@ Nothing in the package uses them. The chapters set them beside what they derive,
 Names follow the paper's numbers; arguments are those of the right form where that is possible.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,6 +45,26 @@ def equation_18(now: Weights, gradient: Weights, rule: Adam, last: Weights) -> d
 def equation_20(kernel: EmpiricalKernel, residual: Tensor, rule: Adam, last: Tensor) -> Tensor:
     r"""(20): as (18), with the output's last change :math:`z^t-z^{t-1}`, shape (outputs, height, width)."""
     return output_step(kernel, residual, rule) + rule.betas[0] * last
+
+
+def equation_23(kernel: EmpiricalKernel, error: Tensor, rate: float, channels: Iterable[int] | None = None) -> Tensor:
+    r"""(22), (23): a channel's pre-activations move by its own error gradient alone.
+
+    Args:
+        kernel: of the network cut off after the layer, with Adam's metric.
+        error: :math:`\delta^\ell` of all its channels, shape (c, height, width).
+        rate: :math:`\eta`.
+        channels: whose steps to compute; all by default.
+
+    Returns:
+        Their first-order steps, shape (channels, height, width).
+    """
+    steps = []
+    for i in range(len(error)) if channels is None else channels:
+        alone = torch.zeros_like(error)
+        alone[i] = error[i]
+        steps.append(-rate * kernel.product(alone)[i])
+    return torch.stack(steps)
 
 
 def equation_30(x: Tensor, size: int) -> Tensor:

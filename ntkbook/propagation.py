@@ -175,7 +175,7 @@ def error_covariance(
         shape: (height, width).
         size: r of the convolution between the two.
         share: :math:`\rho`, channels after that convolution over channels before: 1 inside the network, 1/c for an
-            output of one channel, :eq:`eq-ntk-48`.
+            output of one channel, :eq:`eq-ntk-48` and :eq:`eq-ntk-25`.
     """
     return share * convolution_map(error, shape, size) * relu_derivative_map(covariance)
 

@@ -78,7 +78,8 @@ class EmpiricalKernel:
     def product(self, v: Tensor) -> Tensor:
         r""":math:`\Theta v` of :eq:`eq-ntk-56` and :eq:`eq-ntk-57`, for v of shape (outputs, height, width).
 
-        With a metric :math:`JHJ^Tv`, :eq:`eq-ntk-19`.
+        With a metric :math:`JHJ^Tv`, :eq:`eq-ntk-19`. Of a network that is cut off after a layer it is the step of the
+        pre-activations, the right form of :eq:`eq-ntk-22` and :eq:`eq-ntk-23`.
         """
         gradient = self.pull(v)
         if self._metric is not None:

@@ -14,6 +14,7 @@ from tiny_images import random_image
 from torch import Tensor
 
 from ntkbook import checks, dynamics, gaussian_process, printed
+from ntkbook.adam import Adam, Averages, metric
 from ntkbook.errata import ERRATA
 from ntkbook.kernels import infinite_width
 from ntkbook.layers import vanilla
@@ -30,6 +31,8 @@ from ntkbook.tangent import EmpiricalKernel, jacobian
 PACKAGE = Path(printed.__file__).parent
 SHAPE, PIXELS, SIZE = (3, 4), 12, 3
 WITHOUT_A_FUNCTION = {
+    21: "a statement about an order, with no formula",
+    22: "the same step as (23), which names its kernel",
     29: "its compact form is (30), which has lost the same factor",
     39: "a statement about a limit: the right values are numbers, and no printed formula gives others",
     69: "a statement about the range of a kernel, not a formula",
@@ -107,6 +110,7 @@ class Case(NamedTuple):
 
 
 GRAY, COLOUR = random_image(1, *SHAPE, seed=1), random_image(3, *SHAPE, seed=2)
+ADAM, TARGET = Adam(1e-3), random_image(3, *SHAPE, seed=3)
 COVARIANCE = preactivation_covariance(COLOUR, SIZE)
 NETWORK = build(vanilla(3, 3, 3, output=3, padding="circular"), 4, 1, 1, 5, dtype=torch.float64)
 WEIGHTS = [weight.detach() for weight in NETWORK.parameters()]
@@ -141,6 +145,18 @@ def all_pairs() -> Case:
 
     right = convolution_map(COVARIANCE, SHAPE, SIZE)
     return Case(printed.equation_13(COVARIANCE, SHAPE, SIZE), by_entries(entry), right, 1)
+
+
+def own_channel_alone() -> Case:
+    """(23) for layer 3, from the blocks of the kernel with a metric."""
+    cut, rng = NETWORK[:5], np.random.default_rng(6)
+    H = {name: torch.from_numpy(rng.uniform(0.5, 2, tuple(p.shape))) for name, p in cut.named_parameters()}
+    J = {name: rows.unflatten(0, (4, PIXELS)) for name, rows in jacobian(cut, GRAY).items()}
+    blocks = [sum(J[name][i] * H[name].flatten() @ J[name][i].T for name in J) for i in range(4)]
+    literal = torch.stack([-0.1 * block @ error.flatten() for block, error in zip(blocks, ERRORS[2], strict=True)])
+    kernel = EmpiricalKernel(cut, GRAY, H)
+    found = printed.equation_23(kernel, ERRORS[2], 0.1)
+    return Case(found, literal.view(found.shape), -0.1 * kernel.product(ERRORS[2]), 0.1)
 
 
 def one_channel() -> Case:
@@ -253,10 +269,60 @@ def several_channels() -> Case:
     return Case(printed.equation_68(COLOUR, SIZE), offsets(products(COLOUR)), right, 0.499999)
 
 
+def second_step_of_adam() -> tuple[EmpiricalKernel, Tensor, dict, dict, dict, dict, dict]:
+    """Before PyTorch's second step: kernel, Jacobian, metric, gradient, the last change; then the metric before it and
+    the step itself.
+    """
+    network = build(vanilla(3), 4, dtype=torch.float64)
+    optimiser = torch.optim.Adam(network.parameters(), ADAM.learning_rate, ADAM.betas)
+    memory, known, changes = Averages.of_nothing(dict(network.named_parameters())), [], []
+    for _ in range(2):
+        kernel = EmpiricalKernel(network, COLOUR)
+        rows = torch.cat(list(jacobian(network, COLOUR).values()), dim=1)
+        gradient = kernel.pull(kernel.output - TARGET)
+        memory = memory.after(gradient, ADAM)
+        known.append((metric(memory, ADAM), gradient))
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        for name, parameter in network.named_parameters():
+            parameter.grad = gradient[name]
+        optimiser.step()
+        changes.append({name: p.detach() - before[name] for name, p in network.named_parameters()})
+    (earlier, _), (now, gradient) = known
+    network.load_state_dict(before)
+    return EmpiricalKernel(network, COLOUR, now), rows, now, gradient, changes[0], earlier, changes[1]
+
+
+def in_one(named: dict[str, Tensor]) -> Tensor:
+    return torch.cat([each.flatten() for each in named.values()])
+
+
+def step_of_adam() -> Case:
+    """(18): at the second step the momentum is about twice what it should be."""
+    _, _, now, gradient, last, _, right = second_step_of_adam()
+    rate = ADAM.learning_rate * (1 - ADAM.betas[0])
+    literal = -rate * in_one(now) * in_one(gradient) + ADAM.betas[0] * in_one(last)
+    return Case(in_one(printed.equation_18(now, gradient, ADAM, last)), literal, in_one(right), 0.3)
+
+
+def output_under_adam() -> Case:
+    """(20): the same, pushed forwards."""
+    kernel, rows, now, _, last, earlier, _ = second_step_of_adam()
+    residual = TARGET - kernel.output
+    changed = rows @ in_one(last)
+    rate, beta = ADAM.learning_rate * (1 - ADAM.betas[0]), ADAM.betas[0]
+    filtered = rate * rows @ (in_one(now) * (rows.T @ residual.flatten()))
+    carried = rows @ (in_one(now) / in_one(earlier) * in_one(last))
+    found = printed.equation_20(kernel, residual, ADAM, changed.view_as(residual))
+    return Case(found.flatten(), filtered + beta * changed, filtered + beta * carried, 0.2)
+
+
 CASES: dict[int, Callable[[], Case]] = {
     11: recursion,
     12: first_two_layers,
     13: all_pairs,
+    18: step_of_adam,
+    20: output_under_adam,
+    23: own_channel_alone,
     30: one_channel,
     35: later_layer,
     43: posterior_mean,

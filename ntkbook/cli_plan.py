@@ -150,7 +150,7 @@ def _names(configuration: "Configuration") -> set[str]:
 
     settings = configuration.settings
     names = {configuration.method, settings.get("denoiser", configuration.method)}
-    if configuration.method == "training":
+    if "optimiser" in settings:
         cell = cell_of(configuration)
         names |= {"/".join(cell[:count]) for count in (1, 2, 3)}
     return names
@@ -161,8 +161,9 @@ def _label(configuration: "Configuration") -> str:
     from ntkbook.training_runs import cell_of
 
     settings = configuration.settings
-    if configuration.method == "training":
-        return cell_of(configuration).name
+    if "optimiser" in settings:
+        cell = cell_of(configuration).name
+        return cell if configuration.method == "training" else f"{configuration.method} of {cell}"
     parts = [settings.get("denoiser", configuration.method)]
     if configuration.input is not None:
         parts.append(f"of {configuration.input}")

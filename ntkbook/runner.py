@@ -85,9 +85,11 @@ def checkpoint_of(configuration: Configuration, folder: Path, deadline: float = 
     return Checkpoint(folder / f"{configuration.key}.pt", deadline)
 
 
-def claim_of(configuration: Configuration, folder: Path) -> contextlib.AbstractContextManager[bool]:
+@contextlib.contextmanager
+def claim_of(configuration: Configuration, folder: Path) -> Iterator[bool]:
     """The claim to a run, :func:`ntkbook.checkpoints.claim`, beside its checkpoint."""
-    return claim(folder / f"{configuration.key}.claim")
+    with claim(folder / f"{configuration.key}.claim") as ours:
+        yield ours
 
 
 def run_missing(

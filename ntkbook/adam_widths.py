@@ -14,8 +14,7 @@ from statistics import fmean
 from ntkbook.adam import Adam
 from ntkbook.configuration import Configuration
 from ntkbook.problems import Outcome, Problem
-from ntkbook.training import Stopping
-from ntkbook.training_runs import CHANNELS, Cell, trained, trainer
+from ntkbook.training_runs import CHANNELS, Cell, stopping_of, trained, trainer
 from ntkbook.training_studies import small
 from ntkbook.widths import weight_changes
 
@@ -92,8 +91,7 @@ def run(configuration: Configuration, given: Problem) -> Outcome:
     The changes without a suffix are those of the best iteration, whose output is the one that counts: the last
     iteration depends on the patience. Those of the last have ``_end``, those after t steps ``_at_t``.
     """
-    settings = configuration.settings
-    stopping = Stopping(settings["patience"], settings["patience_share"], settings["largest_iteration"])
+    stopping = stopping_of(configuration)
     training = trainer(configuration, given)
     start = [weight.detach().clone() for weight in training.network.parameters()]
     curve: dict[float, float] = {}

@@ -29,8 +29,8 @@ from ntkbook.limits import filtered
 from ntkbook.problems import Outcome, Problem, network_input
 from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
-from ntkbook.training import Stopping, Trainer
-from ntkbook.training_runs import PICTURE_SIDE, Cell, trained, trainer
+from ntkbook.training import Trainer
+from ntkbook.training_runs import PICTURE_SIDE, Cell, stopping_of, trained, trainer
 from ntkbook.training_studies import small
 
 LOOKED_AT = 10  # iterations between two candidates for the kernel to freeze
@@ -66,9 +66,9 @@ def run_frozen(configuration: Configuration, given: Problem) -> Outcome:
     x = network_input(configuration, given.noisy).double()
     training = trainer(configuration, given)
     kernels = {"start": EmpiricalKernel(copy.deepcopy(training.network).double(), x)}
-    stopping = Stopping(settings["patience"], settings["patience_share"], settings["largest_iteration"])
+    stopping = stopping_of(configuration)
     curve: dict[float, float] = {}
-    best, state = 0, training.state()
+    best = 0
     while not stopping.ends(training.iteration, best):
         training.advance(LOOKED_AT)
         curve[training.iteration - 1] = training.psnr

@@ -156,8 +156,8 @@ class EmpiricalKernel:
             )
         units = torch.zeros(pixels, outputs, pixels, dtype=self.output.dtype, device=self.output.device)
         units[:, output] = torch.eye(pixels, dtype=units.dtype, device=units.device)
-        rows = vmap(self.product, chunk_size=self._at_once())(units.unflatten(2, (height, width)))
-        return rows[:, output].flatten(1)
+        of_one = vmap(lambda v: self.product(v)[output], chunk_size=self._at_once())
+        return of_one(units.unflatten(2, (height, width))).flatten(1)
 
 
 def _check_metric(metric: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]) -> None:

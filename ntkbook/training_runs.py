@@ -128,6 +128,12 @@ def cell_of(configuration: Configuration) -> Cell:
     return Cell(configuration.architecture, configuration.settings["optimiser"], configuration.input)
 
 
+def stopping_of(configuration: Configuration) -> Stopping:
+    """When a training run ends, by its settings."""
+    settings = configuration.settings
+    return Stopping(settings["patience"], settings["patience_share"], settings["largest_iteration"])
+
+
 def trainer(configuration: Configuration, given: Problem) -> Trainer:
     """The trainer of a configuration, before its first iteration."""
     settings = configuration.settings
@@ -149,8 +155,7 @@ def trainer(configuration: Configuration, given: Problem) -> Trainer:
 
 def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome | None:
     """Train one network until its stopping rule says so, or, None, until the checkpoint's deadline."""
-    settings = configuration.settings
-    stopping = Stopping(settings["patience"], settings["patience_share"], settings["largest_iteration"])
+    stopping = stopping_of(configuration)
     training = trainer(configuration, given)
     earlier, started = 0.0, time.perf_counter()
     state = checkpoint.load(given.noisy.device)

@@ -12,9 +12,11 @@ from dataclasses import replace
 from statistics import fmean
 
 from ntkbook.adam import Adam
+from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
 from ntkbook.problems import Outcome, Problem
-from ntkbook.training_runs import CHANNELS, Cell, stopping_of, trained, trainer
+from ntkbook.resumable import Resumable
+from ntkbook.training_runs import CHANNELS, Cell, cell_of, stopping_of, trained, trainer
 from ntkbook.training_studies import small
 from ntkbook.widths import weight_changes
 
@@ -85,7 +87,7 @@ def _after(t: int) -> int:
     return min(each for each in (*EARLY, t - t % LOOKED_AT + LOOKED_AT) if each > t)
 
 
-def run(configuration: Configuration, given: Problem) -> Outcome:
+def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome:
     """Train until the stopping rule ends it, looking at every tenth iteration; the curve is the PSNR.
 
     The changes without a suffix are those of the best iteration, whose output is the one that counts: the last
@@ -94,22 +96,22 @@ def run(configuration: Configuration, given: Problem) -> Outcome:
     stopping = stopping_of(configuration)
     training = trainer(configuration, given)
     start = [weight.detach().clone() for weight in training.network.parameters()]
-    curve: dict[float, float] = {}
-    numbers: dict[str, float] = {}
-    best, highest, at_best = 0, -math.inf, None
-    while not stopping.ends(t := training.iteration, best):
+    notes = {"curve": {}, "numbers": {}, "best": (0, -math.inf), "at_best": None}
+    resumable = Resumable(training, checkpoint, notes)
+    for t in resumable.until(stopping, lambda: notes["best"], cell_of(configuration).name):
         changes = weight_changes(start, training.network.parameters())
         if t in EARLY:
-            numbers |= _numbers(changes, f"_at_{t}")
+            notes["numbers"].update(_numbers(changes, f"_at_{t}"))
         training.advance(1)  # its output is that of the weights just measured
         psnr = training.psnr
         if math.isfinite(psnr):
-            curve[t] = psnr
-        if at_best is None or psnr > highest:
-            best, highest, at_best = t, psnr, changes
+            notes["curve"][t] = psnr
+        if notes["at_best"] is None or psnr > notes["best"][1]:
+            notes.update(best=(t, psnr), at_best=changes)
         training.advance(min(_after(t), stopping.largest + 1) - training.iteration)
-    numbers |= _numbers(at_best, "") | _numbers(changes, "_end")
-    return Outcome(curve, numbers | {"iterations": training.iteration})
+    numbers = notes["numbers"] | _numbers(notes["at_best"], "") | _numbers(changes, "_end")
+    numbers["iterations"] = training.iteration
+    return Outcome(notes["curve"], numbers, earlier_seconds=resumable.earlier_seconds)
 
 
 def planned(rule: str, channels: int, seed: int, crop: bool = True) -> Configuration:

@@ -6,6 +6,7 @@ kernel of the best iteration as a fixed filter.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -22,15 +23,17 @@ from ntkbook.adaptation import (
     last_preactivations,
     leading_eigenpairs,
 )
+from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
 from ntkbook.images import add_noise, central, centre
 from ntkbook.lanczos import lanczos
 from ntkbook.limits import filtered
 from ntkbook.problems import Outcome, Problem, network_input
+from ntkbook.resumable import Resumable
 from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
 from ntkbook.training import Trainer
-from ntkbook.training_runs import PICTURE_SIDE, Cell, stopping_of, trained, trainer
+from ntkbook.training_runs import PICTURE_SIDE, Cell, cell_of, stopping_of, trained, trainer
 from ntkbook.training_studies import small
 
 LOOKED_AT = 10  # iterations between two candidates for the kernel to freeze
@@ -56,7 +59,7 @@ def kernels_of(training: Trainer, x: Tensor) -> dict[str, EmpiricalKernel]:
     return found
 
 
-def run_frozen(configuration: Configuration, given: Problem) -> Outcome:
+def run_frozen(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome:
     """Train to the best iteration of every tenth; then twice from 0 with the kernels of then and of the start.
 
     The curve is the network's own PSNR. Each filter meets the noisy image and another draw of the noise, in double
@@ -66,16 +69,16 @@ def run_frozen(configuration: Configuration, given: Problem) -> Outcome:
     x = network_input(configuration, given.noisy).double()
     training = trainer(configuration, given)
     kernels = {"start": EmpiricalKernel(copy.deepcopy(training.network).double(), x)}
-    stopping = stopping_of(configuration)
-    curve: dict[float, float] = {}
-    best = 0
-    while not stopping.ends(training.iteration, best):
+    notes = {"curve": {}, "best": (0, -math.inf), "state": None}
+    resumable = Resumable(training, checkpoint, notes)
+    for _ in resumable.until(stopping_of(configuration), lambda: notes["best"], cell_of(configuration).name):
         training.advance(LOOKED_AT)
-        curve[training.iteration - 1] = training.psnr
-        if best == 0 or training.psnr > curve[best]:
-            best, state = training.iteration - 1, copy.deepcopy(training.state())  # a step later than the output
+        t, psnr = training.iteration - 1, training.psnr
+        notes["curve"][t] = psnr
+        if notes["state"] is None or psnr > notes["best"][1]:
+            notes.update(best=(t, psnr), state=copy.deepcopy(training.state()))  # a step later than the output
     last = training.iteration
-    training.restore(state)
+    training.restore(notes["state"])
     kernels |= kernels_of(training, x)
     again = add_noise(given.clean, configuration.sigma, configuration.noise_seed + FRESH)
     numbers: dict[str, float] = {"iterations": last}
@@ -89,10 +92,10 @@ def run_frozen(configuration: Configuration, given: Problem) -> Outcome:
             numbers |= {f"{name}_{draw}_psnr": found.curve[t], f"{name}_{draw}_t": t}
             (unsettled,) = found.numbers.values()
             numbers |= {f"{name}_{draw}_unsettled": unsettled, f"{name}_largest": krylov.largest}
-    return Outcome(curve, numbers)
+    return Outcome(notes["curve"], numbers, earlier_seconds=resumable.earlier_seconds)
 
 
-def run_adaptation(configuration: Configuration, given: Problem) -> Outcome:
+def run_adaptation(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome:
     """Train up to the last of ``settings["times"]`` and measure the kernel at each of them, by products alone."""
     settings, clean = configuration.settings, centre(given.clean)
     x = network_input(configuration, given.noisy)
@@ -103,12 +106,13 @@ def run_adaptation(configuration: Configuration, given: Problem) -> Outcome:
     target = EmpiricalKernel(training.network, clean)  # what the first weights would make of the clean image
     bases = [leading_eigenpairs(kernel, size, SPARED, steps, x).vectors for kernel in (first, target)]
     texture = clean - clean.mean(dim=(1, 2), keepdim=True)
-    numbers: dict[str, float] = {}
-    curve: dict[float, float] = {}
-    for t in settings["times"]:
-        training.advance(t - training.iteration)
+    notes = {"curve": {}, "numbers": {}, "measured": 0}
+    resumable = Resumable(training, checkpoint, notes)
+    numbers = notes["numbers"]
+    for t in settings["times"][notes["measured"] :]:
+        resumable.advance_to(t)
         if t:
-            curve[t] = training.psnr
+            notes["curve"][t] = training.psnr
         for name, kernel in (kernels_of(training, x) if t else {"plain": first}).items():
             values, vectors = leading_eigenpairs(kernel, size, count, steps, x)
             products = inner_products((kernel, first, target), (vectors[:, :SPARED], *bases), channels)
@@ -121,17 +125,19 @@ def run_adaptation(configuration: Configuration, given: Problem) -> Outcome:
             numbers |= {f"energy_{k}_{key}": shares[k - 1].item() for k in SHARES}
             degrees = degrees_of_freedom(kernel, size, DEGREES_AT, steps, x)
             numbers |= {f"degrees_{at}_{key}": each for at, each in degrees.items()}
-    return Outcome(curve, numbers)
+        notes["measured"] += 1
+    return Outcome(notes["curve"], numbers, earlier_seconds=resumable.earlier_seconds)
 
 
-def run_features(configuration: Configuration, given: Problem) -> Outcome:
+def run_features(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome:
     """Train so long and keep the leading three eigenvectors of the last pre-activations' covariance: Figure 5.
 
     They are the three colours of the picture.
     """
     x, wanted = network_input(configuration, given.noisy), configuration.settings["largest_iteration"]
     training = trainer(configuration, given)
-    training.advance(wanted)
+    resumable = Resumable(training, checkpoint)
+    resumable.advance_to(wanted)
     preactivations = last_preactivations(training.network, x)
     values, vectors = covariance_eigenpairs(preactivations, max(SHARES))
     grey = given.clean.mean(dim=0).flatten().to(vectors)
@@ -141,7 +147,8 @@ def run_features(configuration: Configuration, given: Problem) -> Outcome:
     total = preactivations.double().square().sum().item() / len(preactivations)
     numbers |= {f"variance_{k}": value / total for k, value in enumerate(values[:3].tolist(), start=1)}
     picture = as_colours(vectors, given.clean)
-    return Outcome({wanted: training.psnr}, numbers, picture=central(picture, min(PICTURE_SIDE, *x.shape[1:])))
+    picture = central(picture, min(PICTURE_SIDE, *x.shape[1:]))
+    return Outcome({wanted: training.psnr}, numbers, picture=picture, earlier_seconds=resumable.earlier_seconds)
 
 
 def _studied(method: str, run: Configuration, **settings: object) -> Configuration:

@@ -205,11 +205,11 @@ METHODS: Mapping[str, Callable[[Configuration, Problem], Outcome]] = {
     "descent": limits.run_descent,
     "width": widths.run,
     "baseline": _run_baseline,
+}
+RESUMABLE: Mapping[str, Callable[[Configuration, Problem, Checkpoint], Outcome]] = {
+    "training": training_runs.run,
     "adam-width": adam_widths.run,
     "adaptation": adaptation_runs.run_adaptation,
     "features": adaptation_runs.run_features,
     "frozen": adaptation_runs.run_frozen,
-}
-RESUMABLE: Mapping[str, Callable[[Configuration, Problem, Checkpoint], Outcome | None]] = {
-    "training": training_runs.run,
 }

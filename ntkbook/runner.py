@@ -19,6 +19,7 @@ from ntkbook.experiments import METHODS, RESUMABLE, TABLES, problem
 from ntkbook.image_files import encode
 from ntkbook.records import Record, provenance
 from ntkbook.results import Store
+from ntkbook.resumable import Expired
 
 
 class Finished(NamedTuple):
@@ -51,9 +52,10 @@ def perform(configuration: Configuration, device: torch.device, checkpoint: Chec
     if configuration.method in METHODS:
         outcome = METHODS[configuration.method](configuration, given)
     else:
-        outcome = RESUMABLE[configuration.method](configuration, given, checkpoint)
-    if outcome is None:
-        return None
+        try:
+            outcome = RESUMABLE[configuration.method](configuration, given, checkpoint)
+        except Expired:
+            return None
     best = outcome.best
     if best is None:
         best = max(outcome.curve.items(), key=lambda item: item[1])

@@ -5,13 +5,11 @@ The cells of Table 1 are named as in ``paper_numbers``: architecture, optimiser 
 """
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from ntkbook.adam import Adam
 from ntkbook.checkpoints import Checkpoint
@@ -20,11 +18,11 @@ from ntkbook.images import SET9, central, centre, uncentre
 from ntkbook.limits import ARCHITECTURES
 from ntkbook.networks import build
 from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, Outcome, Problem, network_input
+from ntkbook.resumable import BETWEEN_STOPS, Resumable
 from ntkbook.stopping import iteration_grid
 from ntkbook.training import GradientDescent, Stopping, Trainer
 
 CHANNELS: Mapping[str, int] = {"vanilla": 512, "autoencoder": 128, "unet": 128}  # Appendix H
-BETWEEN_STOPS = 20  # iterations between two looks at the stopping rule, the clock and the bar
 PICTURE_SIDE = 256
 
 
@@ -153,30 +151,18 @@ def trainer(configuration: Configuration, given: Problem) -> Trainer:
     )
 
 
-def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome | None:
-    """Train one network until its stopping rule says so, or, None, until the checkpoint's deadline."""
+def run(configuration: Configuration, given: Problem, checkpoint: Checkpoint) -> Outcome:
+    """Train one network until its stopping rule says so.
+
+    Raises:
+        Expired: the checkpoint's deadline came first; so for all runs that take one.
+    """
     stopping = stopping_of(configuration)
     training = trainer(configuration, given)
-    earlier, started = 0.0, time.perf_counter()
-    state = checkpoint.load(given.noisy.device)
-    if state is not None:
-        training.restore(state["training"])
-        earlier = state["seconds"]
-    with tqdm(
-        desc=cell_of(configuration).name, unit="it", initial=training.iteration, leave=False, disable=None
-    ) as bar:
-        while not stopping.ends(training.iteration, training.best[0]):
-            expired = checkpoint.expired  # before it is due: what ends here is saved
-            if checkpoint.due:
-                checkpoint.save({"training": training.state(), "seconds": earlier + time.perf_counter() - started})
-            if expired:
-                return None
-            training.advance(min(BETWEEN_STOPS, stopping.largest + 1 - training.iteration))
-            best, best_psnr = training.best
-            bar.total = stopping.last(best)
-            bar.set_postfix(psnr=f"{training.psnr:.2f} dB", best=f"{best_psnr:.2f} at {best}", refresh=False)
-            bar.update(training.iteration - bar.n)
-    return _outcome(training, configuration, given, earlier)
+    resumable = Resumable(training, checkpoint)
+    for t in resumable.until(stopping, lambda: training.best, cell_of(configuration).name):
+        training.advance(min(BETWEEN_STOPS, stopping.largest + 1 - t))
+    return _outcome(training, configuration, given, resumable.earlier_seconds)
 
 
 def _outcome(training: Trainer, configuration: Configuration, given: Problem, earlier: float) -> Outcome:

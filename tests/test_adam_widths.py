@@ -23,6 +23,7 @@ from ntkbook.adam_widths import (
     reach,
     run,
 )
+from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import problem
 from ntkbook.images import centre, psnr, uncentre
@@ -117,7 +118,7 @@ def by_hand(configuration: Configuration, iterations: int):
 
 def test_numbers_of_a_run_are_what_they_say():
     configuration = tiny(learning_rate=3e-3, largest_iteration=12)
-    found = run(configuration, problem(configuration, CPU))
+    found = run(configuration, problem(configuration, CPU), Checkpoint())
     path = list(by_hand(configuration, 13))
     assert set(found.curve) == {0, 1, 10}
     for t, value in found.curve.items():
@@ -141,11 +142,11 @@ def test_numbers_of_a_run_are_what_they_say():
 def test_the_first_step_of_adam_is_the_rate_and_of_descent_its_gradient():
     for channels in (8, 16):
         configuration = tiny("adam over c", channels, largest=1)
-        numbers = run(configuration, problem(configuration, CPU)).numbers
+        numbers = run(configuration, problem(configuration, CPU), Checkpoint()).numbers
         assert numbers["max_hidden_at_1"] == pytest.approx(adam_widths.CROP_RATE * 128 / channels, rel=1e-3)
     configuration = tiny("gd", largest=1)
     given = problem(configuration, CPU)
-    numbers, training = run(configuration, given).numbers, trainer(configuration, given)
+    numbers, training = run(configuration, given, Checkpoint()).numbers, trainer(configuration, given)
     training.advance(1)
     gradient = list(training.network.parameters())[1].grad
     assert numbers["l2_2_at_1"] == pytest.approx(training.travelled * gradient.norm().item(), rel=1e-2)
@@ -153,7 +154,7 @@ def test_the_first_step_of_adam_is_the_rate_and_of_descent_its_gradient():
 
 def test_a_run_ends_by_its_stopping_rule_and_looks_at_early_steps():
     configuration = tiny(largest=400, patience=20, patience_share=0, learning_rate=0.03)
-    found = run(configuration, problem(configuration, CPU))
+    found = run(configuration, problem(configuration, CPU), Checkpoint())
     best = max(found.curve, key=found.curve.get)
     assert found.numbers["iterations"] > best + 20
     assert found.numbers["iterations"] <= best + 20 + 1 + LOOKED_AT
@@ -162,7 +163,7 @@ def test_a_run_ends_by_its_stopping_rule_and_looks_at_early_steps():
 
 def test_a_run_that_is_lost_has_finite_numbers_only():
     configuration = tiny(learning_rate=1e30, largest=15)
-    found = run(configuration, problem(configuration, CPU))
+    found = run(configuration, problem(configuration, CPU), Checkpoint())
     assert all(math.isfinite(value) for value in found.numbers.values())
     assert all(math.isfinite(value) for value in found.curve.values())
 

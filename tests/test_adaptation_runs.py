@@ -20,6 +20,7 @@ from ntkbook.adaptation_runs import (
     run_features,
     run_frozen,
 )
+from ntkbook.checkpoints import Checkpoint
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import problem
 from ntkbook.filters import SpectralFilter
@@ -43,7 +44,7 @@ def tiny(plan: tuple[Configuration, ...], optimiser: str, given: str, **changes:
 def test_frozen_filters_are_those_of_the_whole_kernels(optimiser, given):
     configuration = tiny(FROZEN, optimiser, given, channels=8, largest_iteration=30, lanczos_steps=100)
     task = problem(configuration, CPU)
-    found = run_frozen(configuration, task)
+    found = run_frozen(configuration, task, Checkpoint())
     assert list(found.curve) == [9, 19, 29, 39]  # candidates are every tenth
     x = network_input(configuration, task.noisy).double()
     training = trainer(configuration, task)
@@ -82,7 +83,7 @@ def test_the_metric_of_a_trainer_is_in_its_kernel():
 
 def test_the_kernel_has_not_moved_before_training_and_has_after():
     configuration = tiny(ADAPTED, "adam", "noise", channels=4, times=(0, 3), lanczos_steps=40)
-    found = run_adaptation(configuration, problem(configuration, CPU))
+    found = run_adaptation(configuration, problem(configuration, CPU), Checkpoint())
     assert found.numbers["change_plain_0"] == 0
     assert found.numbers["alignment_start_plain_0"] == pytest.approx(1)
     assert found.numbers["change_plain_3"] > 0.01
@@ -99,7 +100,7 @@ def test_the_kernel_has_not_moved_before_training_and_has_after():
 def test_the_picture_has_the_eigenvectors_of_the_last_preactivations(optimiser):
     configuration = tiny(FIGURE_5, optimiser, "noise", largest_iteration=5)
     task = problem(configuration, CPU)
-    found = run_features(configuration, task)
+    found = run_features(configuration, task, Checkpoint())
     training = trainer(configuration, task)
     training.advance(5)
     assert found.curve == {5: training.psnr}

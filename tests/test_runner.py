@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny_images import smooth_image
 
-from ntkbook import checkpoints, experiments, runner, training_runs
+from ntkbook import checkpoints, experiments, resumable, runner, training_runs
 from ntkbook.checkpoints import Checkpoint, CheckpointError, claim
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import METHODS, RESUMABLE, TABLES, nystrom
@@ -26,10 +26,11 @@ from ntkbook.images import psnr
 from ntkbook.problems import PER_DECADE
 from ntkbook.records import Record, RecordError
 from ntkbook.results import Store
+from ntkbook.resumable import BETWEEN_STOPS
 from ntkbook.runner import Finished, coverage, keep, perform, run, run_missing
 from ntkbook.stopping import iteration_grid
 from ntkbook.training import Trainer
-from ntkbook.training_runs import BETWEEN_STOPS, Cell, trained
+from ntkbook.training_runs import Cell, trained
 
 CPU = torch.device("cpu")
 CLEAN = smooth_image(3, 20, 24)
@@ -76,7 +77,7 @@ def clock(monkeypatch):
         advance(trainer, iterations)
 
     time = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
-    for module in (runner, checkpoints, training_runs):
+    for module in (runner, checkpoints, resumable):
         monkeypatch.setattr(module, "time", time)
     monkeypatch.setattr(Trainer, "advance", slow)
     return clock

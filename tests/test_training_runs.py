@@ -19,12 +19,12 @@ from ntkbook.images import SET9, centre, psnr, uncentre
 from ntkbook.limits import ARCHITECTURES
 from ntkbook.networks import build
 from ntkbook.problems import LARGEST_ITERATION, PER_DECADE, network_input
+from ntkbook.resumable import BETWEEN_STOPS
 from ntkbook.runner import perform, run
 from ntkbook.stopping import iteration_grid
 from ntkbook.tangent import EmpiricalKernel
 from ntkbook.training import GradientDescent, Stopping
 from ntkbook.training_runs import (
-    BETWEEN_STOPS,
     CELLS,
     GRID,
     LEARNING_RATE_GRID,

@@ -72,7 +72,7 @@ LEARNING_RATES: Mapping[tuple[str, str], float] = {
     ("autoencoder", "noise"): 3e-4,
     ("unet-third", "image"): 1e-4,
     ("unet-third", "noise"): 1e-3,
-    ("autoencoder-third", "noise"): 1e-3,
+    ("autoencoder-third", "noise"): 3e-4,
 }
 GRID: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("vanilla", "image"): (3e-5, 1e-4, 3e-4, 1e-3),
@@ -81,6 +81,7 @@ GRID: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("unet", "noise"): (1e-4, 3e-4, 1e-3),
     ("autoencoder", "image"): (3e-4, 1e-3, 3e-3),
     ("autoencoder", "noise"): (1e-4, 3e-4, 1e-3),
+    ("autoencoder-third", "noise"): (1e-4, 3e-4, 1e-3),
 }
 
 
@@ -207,10 +208,9 @@ def _table4() -> Iterator[Configuration]:
 
 
 def _learning_rate_grid() -> Iterator[Configuration]:
-    for cell in CELLS:
-        if cell.optimiser == "adam":
-            for rate in GRID[cell.architecture, cell.input]:
-                yield trained("house", 0, cell, learning_rate=rate)
+    for (architecture, x), rates in GRID.items():
+        for rate in rates:
+            yield trained("house", 0, Cell(architecture, "adam", x), learning_rate=rate)
 
 
 PICTURED = frozenset(

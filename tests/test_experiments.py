@@ -66,7 +66,7 @@ def test_sizes_of_the_plans():
         "widths": 10 * (5 + 4),  # weights' seeds; widths of the vanilla network and of the autoencoder
         "finite_width": 2 * 3 + 2 * (3 * 6 + 3 + 1 + 3),  # limits; descents and own kernels by side: 64, 128, 256
         "table1_third": 9 * 3 * 6,  # images, seeds, cells trained with Adam
-        "learning_rates": 4 + 2 + 5 + 3 + 3 + 3,  # vanilla, U-Net, autoencoder; image and noise
+        "learning_rates": 4 + 2 + 5 + 3 + 3 + 3 + 3,  # vanilla, U-Net, autoencoder; image and noise; with small weights
         "predicted": 2 * 6,  # a run and its prediction for each cell of gradient descent
         "small_table1": 9 * (12 + 6),  # images; cells, and predictions of those of gradient descent
         "precision": 2 * (2 * 20 + 3 * 5 + 3),  # types; cells and seeds on a crop; House whole

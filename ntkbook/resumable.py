@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ntkbook.checkpoints import Checkpoint
+from ntkbook.checkpoints import Checkpoint, CheckpointError
 from ntkbook.training import Stopping, Trainer
 
 BETWEEN_STOPS = 20  # iterations between two looks at the stopping rule, the clock and the bar
@@ -26,7 +26,7 @@ class Resumable:
             replaces their values.
 
     Raises:
-        CheckpointError: as :meth:`ntkbook.checkpoints.Checkpoint.load`.
+        CheckpointError: as :meth:`ntkbook.checkpoints.Checkpoint.load`, or the state is of another version.
     """
 
     def __init__(self, training: Trainer, checkpoint: Checkpoint, notes: dict[str, Any] | None = None) -> None:
@@ -36,6 +36,10 @@ class Resumable:
         self._checkpoint, self._started = checkpoint, time.perf_counter()
         state = checkpoint.load(training.target.device)
         if state is not None:
+            if state.keys() != {"training", "notes", "seconds"}:
+                raise CheckpointError(
+                    f"The checkpoint {str(checkpoint.path)!r} is of another version; delete it to start anew."
+                )
             training.restore(state["training"])
             self.notes |= state["notes"]
             self.earlier_seconds = state["seconds"]

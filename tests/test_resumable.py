@@ -10,7 +10,7 @@ from tiny_images import smooth_image
 from ntkbook import checkpoints, experiments, resumable, runner
 from ntkbook.adam_widths import planned
 from ntkbook.adaptation_runs import ADAPTED, FIGURE_5, FROZEN
-from ntkbook.checkpoints import Checkpoint
+from ntkbook.checkpoints import Checkpoint, CheckpointError
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import RESUMABLE
 from ntkbook.runner import perform
@@ -83,3 +83,14 @@ def test_without_time_nothing_is_computed_and_nothing_is_lost(configuration, clo
         assert perform(configuration, CPU, Checkpoint(path, clock.now - 1)) is None
         assert path.exists()
     assert clock.now <= 1  # the time 0 of the kernel in training, which takes no iteration
+
+
+def test_a_state_of_another_version_is_told_and_kept(clock, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "state.pt", clock.now - 1)
+    assert perform(RUNS["frozen"], CPU, checkpoint) is None
+    state = checkpoint.load(CPU)
+    del state["notes"]
+    checkpoint.save(state)
+    with pytest.raises(CheckpointError, match="state.pt' is of another version; delete it"):
+        perform(RUNS["frozen"], CPU, Checkpoint(checkpoint.path))
+    assert checkpoint.path.exists()

@@ -91,6 +91,6 @@ def test_a_state_of_another_version_is_told_and_kept(clock, tmp_path):
     state = checkpoint.load(CPU)
     del state["notes"]
     checkpoint.save(state)
-    with pytest.raises(CheckpointError, match="state.pt' is of another version; delete it"):
+    with pytest.raises(CheckpointError, match="is of another version; delete it"):
         perform(RUNS["frozen"], CPU, Checkpoint(checkpoint.path))
     assert checkpoint.path.exists()

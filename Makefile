@@ -9,8 +9,10 @@ INSTALLED := $(VENV)/.installed
 ASSETS := .vendor/.fetched
 JUPYTER_BOOK := $(BIN)/jupyter-book build . --nitpick --warningiserror --keep-going
 
-# One number of threads everywhere: the last digits of a sum depend on it.
-export OMP_NUM_THREADS ?= 2
+# Tests and chapters run so many at a time, one thread each. The number of threads is the same everywhere, for the last
+# digits of a sum depend on it.
+JOBS ?= 2
+export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export PYTHONHASHSEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -25,8 +27,8 @@ book: $(INSTALLED) $(ASSETS)
 	@echo "the book is in _build/html/index.html"
 
 test: $(INSTALLED) $(ASSETS) lint
-	$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/test_site.py
-	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=600 --durations=0 book
+	$(BIN)/python -m pytest -n $(JOBS) tests --ignore=tests/browser --ignore=tests/test_site.py
+	$(BIN)/python -m pytest -n $(JOBS) --nbmake --overwrite --nbmake-timeout=600 --durations=0 book
 	$(BIN)/python book/_ext/store_executed.py
 	$(BIN)/python book/_ext/derived_notebooks.py
 	$(JUPYTER_BOOK) --all

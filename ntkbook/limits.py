@@ -38,6 +38,7 @@ ARCHITECTURES: Mapping[str, Serial] = {
     "vanilla-third": VANILLA.with_variance(1 / 3),
     "autoencoder-third": AUTOENCODER.with_variance(1 / 3),
     "unet-third": UNET.with_variance(1 / 3),
+    "unet-features-third": unet(features=True).with_variance(1 / 3),
 }
 PER_DECADE = 8
 

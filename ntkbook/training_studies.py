@@ -54,7 +54,7 @@ def _open() -> Iterator[Configuration]:
     """
     rates = {"vanilla": (1e-4, 3e-4), "autoencoder": (1e-3,), "unet": (1e-5, 1e-4)}
     for base, variants in (
-        ("unet", ("unet", "unet-features", "unet-zeros", "unet-third")),
+        ("unet", ("unet", "unet-features", "unet-zeros", "unet-third", "unet-features-third")),
         ("autoencoder", ("autoencoder", "autoencoder-zeros", "autoencoder-third")),
         ("vanilla", ("vanilla", "vanilla-zeros", "vanilla-third")),
     ):

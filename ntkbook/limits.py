@@ -39,6 +39,7 @@ ARCHITECTURES: Mapping[str, Serial] = {
     "autoencoder-third": AUTOENCODER.with_variance(1 / 3),
     "unet-third": UNET.with_variance(1 / 3),
     "unet-features-third": unet(features=True).with_variance(1 / 3),
+    "unet-tenth": UNET.with_variance(0.1),
 }
 PER_DECADE = 8
 

@@ -70,7 +70,7 @@ def test_sizes_of_the_plans():
         "predicted": 2 * 6,  # a run and its prediction for each cell of gradient descent
         "small_table1": 9 * (12 + 6),  # images; cells, and predictions of those of gradient descent
         "precision": 2 * (2 * 20 + 3 * 5 + 3),  # types; cells and seeds on a crop; House whole
-        "open_choices": 5 * 2 * 3 + 3 * 3 + 3 * 2,  # variants, rates, two crops and House; vanilla: House alone
+        "open_choices": 5 * 2 * 3 + 3 + 3 * 3 + 3 * 2,  # variants, rates, two crops and House; vanilla: House alone
         "figure6_descent": 2 * (7 * 3 + 7),  # a run and its prediction; networks and images with 128 channels, with 256
         "figure4": 10 * (3 * 4 - 1) + 10 * (3 * 6 - 1),  # seeds; rules and widths, crop and House; two rules meet once
         "figure5": 4 * (1 + 3),  # two optimisers and two inputs; House whole, and a crop with three draws

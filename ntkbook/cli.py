@@ -4,10 +4,8 @@ Every bad input gets one sentence on the standard error stream and a non-zero ex
 imported inside the commands, so that ``--help`` answers at once.
 """
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +61,7 @@ def denoise(
         raise ValueError(f"--sigma is {sigma:g}; a finite number of 0 or more is needed, on the scale 0 to 255")
     if seed < 0:
         raise ValueError(f"--seed is {seed}; a whole number of 0 or more is needed")
-    from ntkbook.denoise import as_recipe, estimated_sigma
+    from ntkbook.denoise import as_recipe, estimated_sigma, progress_bar
     from ntkbook.devices import resolve_device
     from ntkbook.images import read, save
     from ntkbook.restoration import restore
@@ -75,7 +73,7 @@ def denoise(
     noise_std = None if sigma is None else sigma / 255
     if noise_std is None and iterations is None:
         noise_std = estimated_sigma(noisy.numpy())
-    with _progress_bar(quiet) as report:
+    with progress_bar(not quiet, leave=False, disable=None) as report:
         found = restore(noisy.to(place), noise_std, iterations, followed, seed, report)
         restored = found.image.cpu()
     save(restored, target)
@@ -101,29 +99,6 @@ def _iterations(found: "Restoration", given: float | None, noise_std: float | No
     count = len(found.windows.origins)
     where = "" if count == 1 else f" in {count} windows"
     return f"{span} iterations{where} (chosen by SURE, which expects {found.expected_psnr:.1f} dB)"
-
-
-@contextlib.contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar over the computed columns on a terminal's error stream; it appears with the first of them."""
-    if quiet:
-        yield None
-        return
-    from tqdm import tqdm
-
-    bar: tqdm | None = None
-
-    def report(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=total, unit="pixel", unit_scale=True, desc="columns", leave=False, disable=None)
-        bar.update(done - bar.n)
-
-    try:
-        yield report
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 app.command()(cli_plan.run)

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def denoise_ntk(
     if sigma is None and iterations is None:
         sigma = estimated_sigma(picture)
     noisy = torch.from_numpy(picture.astype(np.float32)).to(target)
-    with _bar(progress) as report:
+    with progress_bar(progress) as report:
         restored = restore(noisy, sigma, iterations, followed, seed, report).image
     result = restored.cpu().numpy().astype(picture.dtype)
     return result[0] if channel_axis is None else np.moveaxis(result, 0, channel_axis)
@@ -192,17 +193,29 @@ def estimated_sigma(picture: np.ndarray) -> float:
 
 
 @contextmanager
-def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A tqdm bar as a progress function, or None when it is not wanted."""
+def progress_bar(wanted: bool, **options: Any) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar over the computed columns.
+
+    Args:
+        wanted: whether there is to be one.
+        options: for ``tqdm``.
+
+    Yields:
+        What is to be called with the number of columns done and their total, and shows the bar from its first call on;
+        None when it is not wanted.
+    """
     if not wanted:
         yield None
         return
     from tqdm.auto import tqdm
 
-    with tqdm(unit="pixel", unit_scale=True, desc="columns") as bar:
+    with ExitStack() as opened:
+        bar: tqdm | None = None
 
-        def update(done: int, total: int) -> None:
-            bar.total = total
+        def report(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = opened.enter_context(tqdm(total=total, unit="pixel", unit_scale=True, desc="columns", **options))
             bar.update(done - bar.n)
 
-        yield update
+        yield report

@@ -1,20 +1,19 @@
 """Every kind of run that takes a checkpoint ends, however often it is stopped, as if it had not been."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
+from slow_clock import slow_clock
 from tiny_images import smooth_image
 
-from ntkbook import checkpoints, experiments, resumable, runner
+from ntkbook import experiments
 from ntkbook.adam_widths import planned
 from ntkbook.adaptation_runs import ADAPTED, FIGURE_5, FROZEN
 from ntkbook.checkpoints import Checkpoint, CheckpointError
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import RESUMABLE
 from ntkbook.runner import perform
-from ntkbook.training import Trainer
 from ntkbook.training_runs import Cell, trained
 
 CPU = torch.device("cpu")
@@ -38,20 +37,8 @@ RUNS = {
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that runs see, in which each call of the trainer takes a second, and all else none."""
     monkeypatch.setattr(experiments, "load", lambda name, dtype: smooth_image(3, 20, 24).to(dtype))
-    clock, advance = SimpleNamespace(now=0.0, blocks=[]), Trainer.advance
-
-    def slow(trainer: Trainer, iterations: int) -> None:
-        clock.now += 1
-        clock.blocks.append((trainer.iteration, iterations))
-        advance(trainer, iterations)
-
-    time = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
-    for module in (runner, checkpoints, resumable):
-        monkeypatch.setattr(module, "time", time)
-    monkeypatch.setattr(Trainer, "advance", slow)
-    return clock
+    return slow_clock(monkeypatch)
 
 
 def test_every_kind_of_run_with_a_checkpoint_is_tried():

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from slow_clock import slow_clock
 from tiny_images import smooth_image
 
-from ntkbook import checkpoints, experiments, resumable, runner, training_runs
+from ntkbook import checkpoints, experiments, runner, training_runs
 from ntkbook.checkpoints import Checkpoint, CheckpointError, claim
 from ntkbook.configuration import Configuration
 from ntkbook.experiments import METHODS, RESUMABLE, TABLES, nystrom
@@ -29,7 +30,6 @@ from ntkbook.results import Store
 from ntkbook.resumable import BETWEEN_STOPS
 from ntkbook.runner import Finished, coverage, keep, perform, run, run_missing
 from ntkbook.stopping import iteration_grid
-from ntkbook.training import Trainer
 from ntkbook.training_runs import Cell, trained
 
 CPU = torch.device("cpu")
@@ -68,19 +68,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that the runner and its checkpoints see; a block of iterations takes one second, all else none."""
-    clock, advance = SimpleNamespace(now=0.0, blocks=[]), Trainer.advance
-
-    def slow(trainer: Trainer, iterations: int) -> None:
-        clock.now += 1
-        clock.blocks.append((trainer.iteration, iterations))
-        advance(trainer, iterations)
-
-    time = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
-    for module in (runner, checkpoints, resumable):
-        monkeypatch.setattr(module, "time", time)
-    monkeypatch.setattr(Trainer, "advance", slow)
-    return clock
+    return slow_clock(monkeypatch)
 
 
 def left_behind(store: Store) -> list[str]:

@@ -23,6 +23,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .DELETE_ON_ERROR:
 
 book: $(INSTALLED) $(ASSETS)
+	$(BIN)/python book/_ext/store_executed.py --run $(JOBS)
 	$(JUPYTER_BOOK)
 	@echo "the book is in _build/html/index.html"
 

@@ -21,6 +21,7 @@ import yaml
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from plain_markdown import Context, expand_macros, to_plain_markdown
+from store_executed import not_stored, store_executed
 
 FRONT_MATTER = """\
 ---
@@ -97,6 +98,31 @@ def test_no_page_keeps_a_number_of_an_earlier_package(small_root):
     assert "VALUE = 2" in page
     assert "VALUE = 1" not in page
     assert len(list((small_root / "_build" / ".jupyter_cache").iterdir())) == 1
+
+
+def test_a_chapter_is_run_again_when_it_or_the_package_has_changed(small_root):
+    (small_root / "_toc.yml").write_text("format: jb-book\nroot: page\nparts:\n- chapters:\n  - file: other\n")
+    pages = {name: small_root / f"{name}.md" for name in ("page", "other")}
+    for name, page in pages.items():
+        page.write_text(f"{FRONT_MATTER}# Page\n\n```{{code-cell}} ipython3\nprint('{name}')\n```\n")
+        executed = chapters.read_chapter(page)
+        executed.cells[-1] |= {
+            "execution_count": 1,
+            "outputs": [nbformat.v4.new_output("stream", text=f"{name}\n")],
+        }
+        chapters.write_atomically(chapters.executed_path(page, small_root), nbformat.writes(executed))
+    assert not_stored(small_root) == list(pages.values())
+    assert store_executed([pages["page"]], small_root) == ["page"]
+    assert not_stored(small_root) == [pages["other"]]
+    store_executed([pages["other"]], small_root)
+    assert not_stored(small_root) == []
+    pages["page"].write_text(pages["page"].read_text().replace("print('page')", "print('changed')"))
+    assert not_stored(small_root) == [pages["page"]]
+    (small_root / "ntkbook" / "a.py").write_text("VALUE = 2\n")
+    assert not_stored(small_root) == list(pages.values())
+    chapters.executed_path(pages["page"], small_root).unlink()
+    with pytest.raises(FileNotFoundError, match=r"\.page\.ipynb is missing: run `pytest --nbmake --overwrite book`"):
+        store_executed(pages.values(), small_root)
 
 
 def test_pages_are_outdated_once_after_a_change(small_root):

@@ -38,7 +38,7 @@ def test_formulas_are_typeset(visited, name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_fits_a_phone(visited, name):
-    assert visited(name).overflow == {"excess": 0, "wide": []}
+    assert visited(name).overflow == {"excess": 0, "wide": [], "captions": []}
 
 
 @pytest.mark.parametrize("name", PAGES)

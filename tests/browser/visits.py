@@ -34,7 +34,10 @@ OVERFLOW = """() => {
   const wide = [...document.querySelectorAll('article *')]
     .filter(node => node.getBoundingClientRect().right > width + 1)
     .slice(0, 5).map(node => node.tagName + '.' + node.className);
-  return {excess, wide: excess > 0 ? wide : []};
+  const captions = [...document.querySelectorAll('article caption')]
+    .filter(node => node.getBoundingClientRect().right > width + 1)
+    .map(node => node.textContent.slice(0, 60));
+  return {excess, wide: excess > 0 ? wide : [], captions};
 }"""
 
 
@@ -47,7 +50,8 @@ class Visit:
         errors: Script errors and messages of level error.
         formulas: Counts of formulas written and typeset, errors in them, TeX left raw.
         images: For each image: source, whether it loaded, its CSS filter in dark mode.
-        overflow: At phone width: pixels by which the page is too wide, and some elements that are.
+        overflow: At phone width: pixels by which the page is too wide, some elements that are, and the captions of
+            tables that are.
     """
 
     foreign: list[str] = field(default_factory=list)
